@@ -1,0 +1,98 @@
+"""Settings of all tests, selection by identity, and the count of skipped tests."""
+
+import difflib
+import os
+import pathlib
+import sys
+
+# Before jax is imported: one CPU device, no network, no cache on disk.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
+import identities  # noqa: E402
+
+# [B T] with [T] is an error: which axis was meant must be written.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--id",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="run the tests of one identity, bug or invariant (C18, B9, I4); "
+        "may be given several times",
+    )
+
+
+def pytest_configure(config):
+    wanted = config.getoption("--id")
+    if not wanted:
+        return
+    known = set(identities.collect())
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), cutoff=0.0)
+            raise pytest.UsageError(
+                f"no test carries the identity {name!r}; "
+                f"near ones: {', '.join(near) or 'none'}"
+            )
+
+
+def pytest_collection_modifyitems(config, items):
+    wanted = set(config.getoption("--id"))
+    if not wanted:
+        return
+
+    def ids(item):
+        return {x for mark in item.iter_markers("identity") for x in mark.args}
+
+    chosen = [item for item in items if ids(item) & wanted]
+    config.hook.pytest_deselected(items=[i for i in items if not ids(i) & wanted])
+    items[:] = chosen
+
+
+def allowed_skips():
+    """The committed number of skips for this Python version (0 where none is)."""
+    version = "{}.{}".format(*sys.version_info)
+    rows = (
+        line.split("#")[0].split() for line in ALLOWED_SKIPS.read_text().splitlines()
+    )
+    return {row[0]: int(row[1]) for row in rows if row}.get(version, 0)
+
+
+def skipped(config):
+    """(test or file, reason) of every skip seen by this process."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    reports = reporter.stats.get("skipped", []) if reporter else []
+    return [(r.nodeid, r.longrepr[2].removeprefix("Skipped: ")) for r in reports]
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workerinput"):
+        return
+    if len(skipped(session.config)) > allowed_skips() and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+    found, allowed = skipped(terminalreporter.config), allowed_skips()
+    if found:
+        terminalreporter.section(f"{len(found)} skipped, {allowed} allowed")
+        for name, reason in found:
+            terminalreporter.write_line(f"{name}: {reason}")
+    if len(found) > allowed:
+        terminalreporter.write_line(
+            f"ERROR: {len(found)} tests are skipped and {ALLOWED_SKIPS.name} allows "
+            f"{allowed}: unskip them or raise the number and say why",
+            red=True,
+        )
