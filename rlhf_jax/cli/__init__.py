@@ -1,1 +1,1 @@
-"""TODO"""
+"""The command line: train, check, generate, score, export, report, digest."""

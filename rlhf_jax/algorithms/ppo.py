@@ -1,0 +1,155 @@
+"""PPO for language models: sample, score, shape, estimate, update.
+
+One iteration (Ziegler et al. 2019; Huang et al. 2024, "N+ implementation details"):
+
+    rollout  ~ policy(prompts)
+    scores   = scorer(rollout)
+    rewards  = shaping(scores, KL to the reference, ...)
+    A, R     = estimator(rewards, values)
+    repeat `epochs` times, over shuffled minibatches:
+        minimise sum_i weight_i * reduce(term_i(policy, value, A, R))
+
+Every capital letter is a part that the caller hands in. Dropping the value network and
+swapping the estimator gives RLOO; adding a KL term to the loss gives GRPO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlhf_jax import losses, metrics, rng
+from rlhf_jax.algorithms import experience, forward, optimization
+from rlhf_jax.algorithms.parts import Frozen, Parts, PPOBatch
+from rlhf_jax.types import (
+    AdvantageEstimator,
+    Array,
+    Experience,
+    Learner,
+    Metrics,
+    Network,
+    Params,
+    PromptBatch,
+    RewardTransformation,
+    Rollout,
+    Scorer,
+    SequenceBatch,
+    TrainState,
+)
+
+
+class PPO(NamedTuple):
+    """A PPO learner, and the same step with everything it computed.
+
+    Attributes:
+      learner: `init`, `update(state, Frozen, PPOBatch)`.
+      explain: `(state, Frozen, PPOBatch) -> dict` of the intermediates of the step that
+        `update` would take; the state is left as it was.
+    """
+
+    learner: Learner
+    explain: Callable[[TrainState, Frozen, PPOBatch], dict[str, Any]]
+
+
+def ppo(
+    *,
+    policy: Network,
+    value: Network | None,
+    initial: Callable[[Array], dict[str, Params]],
+    sampler: Callable[[Params, PromptBatch, Array], Rollout],
+    scorer: Scorer,
+    shaping: RewardTransformation,
+    estimator: AdvantageEstimator,
+    loss: losses.Loss,
+    optimizers: dict[str, optax.GradientTransformation],
+    temperature: float = 1.0,
+    epochs: int = 4,
+    minibatches: int = 1,
+    microbatches: int = 1,
+    target_kl: float | None = None,
+    value_warmup: int = 0,
+    pretraining_loss: losses.Loss | None = None,
+) -> PPO:
+    """Builds the learner from its parts.
+
+    Args:
+      policy: the policy network; with a scalar head of its own where `value` is None
+        and the estimator needs values.
+      value: a separate value network (group `value`), or None.
+      initial: `key -> {"policy": variables, "value": variables}` to train.
+      sampler: draws responses; must sample from the full softmax at `temperature`.
+      scorer: one score per response.
+      shaping: chain from scores to per-token rewards.
+      estimator: rewards and values to advantages.
+      loss: combined loss terms.
+      optimizers: one per parameter group.
+      temperature: sampling temperature, applied in every log-prob.
+      epochs: passes over the rollouts of an iteration.
+      minibatches: optimizer steps per epoch; the rollouts are reshuffled each epoch.
+      microbatches: parts of a minibatch whose gradients are summed.
+      target_kl: once the approximate KL to the old policy exceeds it, the remaining
+        minibatches of the iteration are skipped. None never stops.
+      value_warmup: iterations in which only the value function learns.
+      pretraining_loss: loss on `PPOBatch.pretraining` added to every minibatch
+        (PPO-ptx), or None.
+
+    Returns:
+      The learner and its `explain`.
+    """
+    parts = Parts(**locals())
+    learn = jax.jit(lambda *args: _learn(parts, *args), donate_argnums=0)
+    explained = jax.jit(lambda *args: _learn(parts, *args))
+
+    def collect(state: TrainState, frozen: Frozen, batch: PPOBatch) -> tuple[Any, Any]:
+        variables = forward.merged(frozen.policy_base, state.params["policy"])
+        key = rng.named(state.key, state.step, "rollout")
+        rollout = sampler(variables, batch.prompts, key)
+        scores = scorer.apply(frozen.scorer, variables, rollout)
+        return rollout, scores
+
+    def update(
+        state: TrainState, frozen: Frozen, batch: PPOBatch
+    ) -> tuple[TrainState, Metrics]:
+        rollout, scores = collect(state, frozen, batch)
+        static = frozen.reference, frozen.policy_base, batch.pretraining
+        state, measured, _ = learn(state, *static, rollout, scores)
+        return state, measured
+
+    def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> dict[str, Any]:
+        rollout, scores = collect(state, frozen, batch)
+        static = frozen.reference, frozen.policy_base, batch.pretraining
+        _, measured, collected = explained(state, *static, rollout, scores)
+        return {"experience": collected, "metrics": metrics.finish(measured)}
+
+    return PPO(Learner(lambda key: _init(parts, key), update), explain)
+
+
+def _init(parts: Parts, key: Array) -> TrainState:
+    params = forward.copied(parts.initial(key))
+    opt_state = {
+        name: parts.optimizers[name].init(tree) for name, tree in params.items()
+    }
+    extra = {"shaping": parts.shaping.init(), "estimator": parts.estimator.init()}
+    return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, extra)
+
+
+def _learn(
+    parts: Parts,
+    state: TrainState,
+    reference: Params,
+    base: Params,
+    pretraining: SequenceBatch | None,
+    rollout: Rollout,
+    scores: Any,
+) -> tuple[TrainState, Metrics, Experience]:
+    """Everything of an iteration after the scores, as one program."""
+    collected, extra, measured = experience.collect(
+        parts, state, reference, base, rollout, scores.sequence
+    )
+    trained, learned = optimization.optimize(parts, state, base, collected, pretraining)
+    state = trained._replace(step=state.step + 1, extra=extra)
+    return state, {**measured, **learned}, collected

@@ -1,0 +1,233 @@
+"""The commands: each a name, a line of summary, examples, arguments and a function.
+
+Heavy imports happen inside the functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from rlhf_jax.errors import UserError
+
+Parser = argparse.ArgumentParser
+Options = argparse.Namespace
+
+
+class Command(NamedTuple):
+    """One subcommand."""
+
+    name: str
+    summary: str
+    examples: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[Options], int]
+
+
+def _config_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:VARIANT]",
+        help="experiment file; set its keys with --config.KEY=VALUE",
+    )
+
+
+def _train_arguments(parser: Parser) -> None:
+    _config_arguments(parser)
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="where everything is written and resumed from"
+    )
+
+
+def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
+    from rlhf_jax.build import loading
+
+    config = loading.load(options.config)
+    loading.override(config, options.settings)
+    return config
+
+
+def _workdir(options: Options, seed: int) -> Path:
+    """The given folder, or one that carries the experiment's name and seed."""
+    if options.workdir:
+        path = Path(options.workdir)
+    else:
+        file, _, variant = options.config.partition(":")
+        parts = [Path(file).stem, variant, f"seed{seed}"]
+        path = Path("runs") / "-".join(part for part in parts if part)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir={path} is a file, not a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"--workdir={path} is not writable")
+    return path
+
+
+def _train(options: Options) -> int:
+    config = _load(options)
+    from rlhf_jax.build import experiment, runtime
+
+    runtime.prepare()
+    workdir = _workdir(options, config.seed)
+    return experiment.run(config, workdir)
+
+
+def _check(options: Options) -> int:
+    config = _load(options)
+    from rlhf_jax.build import checking, runtime
+
+    runtime.prepare()
+    print(checking.describe(config))
+    return 0
+
+
+def _generate_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "model", help="a stage folder such as RUN/ppo, or a Hugging Face directory"
+    )
+    parser.add_argument("--prompt", action="append", help="a prompt; may be repeated")
+    parser.add_argument("--prompts", metavar="FILE.jsonl", help="prompts, one a line")
+    parser.add_argument("--samples", type=int, default=1, help="responses per prompt")
+    parser.add_argument("--max-length", type=int, default=64, help="response tokens")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int, help="keep the k most likely tokens")
+    parser.add_argument("--top-p", type=float, help="keep this much probability")
+    parser.add_argument("--seed", type=int, default=0, help="sampling seed")
+
+
+def _generate(options: Options) -> int:
+    from rlhf_jax.build import runtime, serving
+
+    runtime.prepare()
+    for record in serving.generate(options):
+        print(json.dumps(record, ensure_ascii=False))
+    return 0
+
+
+def _score_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "model",
+        help="a reward-model stage folder such as RUN/rm, or a Hugging Face directory",
+    )
+    parser.add_argument(
+        "data", metavar="FILE.jsonl", help="lines with prompt, response"
+    )
+
+
+def _score(options: Options) -> int:
+    from rlhf_jax.build import runtime, serving
+
+    runtime.prepare()
+    for record in serving.score(options):
+        print(json.dumps(record, ensure_ascii=False))
+    return 0
+
+
+def _export_arguments(parser: Parser) -> None:
+    parser.add_argument("stage", help="a stage folder such as RUN/ppo")
+    parser.add_argument("out", help="folder to write; must not exist or be empty")
+
+
+def _export(options: Options) -> int:
+    from rlhf_jax.build import runtime, serving
+
+    runtime.prepare()
+    print(serving.export(Path(options.stage), Path(options.out)))
+    return 0
+
+
+def _report_arguments(parser: Parser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="work folders of runs")
+    parser.add_argument("--out", help="file to write; RUN/report.html for one run")
+
+
+def _report(options: Options) -> int:
+    from rlhf_jax.studies import report
+
+    runs = [Path(run) for run in options.runs]
+    for run in runs:
+        if not (run / "config.json").is_file():
+            raise UserError(f"{run} is not a run: it has no config.json")
+    default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
+    print(report.write(runs, Path(options.out) if options.out else default))
+    return 0
+
+
+def _digest_arguments(parser: Parser) -> None:
+    parser.add_argument("workdir", help="work folder of a run")
+
+
+def _digest(options: Options) -> int:
+    from rlhf_jax.build import runtime
+    from rlhf_jax.training import digest
+
+    runtime.prepare()
+    workdir = Path(options.workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} is not a run: it has no config.json")
+    for part, value in digest.digest(workdir).items():
+        print(f"{value}  {part}")
+    return 0
+
+
+ALL = (
+    Command(
+        "train",
+        "Run an experiment, or continue it where it stopped.",
+        "  rlhf-jax train --config=experiments/quickstart.py\n"
+        "  rlhf-jax train --config=experiments/quickstart.py --config.seed=3"
+        " --config.ppo.kl_coef=0.1 --workdir=runs/kl",
+        _train_arguments,
+        _train,
+    ),
+    Command(
+        "check",
+        "Build everything from shapes alone: config, batch arithmetic, memory.",
+        "  rlhf-jax check --config=experiments/tldr_ppo.py:6.9b",
+        _config_arguments,
+        _check,
+    ),
+    Command(
+        "generate",
+        "Sample responses from a trained stage or a Hugging Face directory.",
+        "  rlhf-jax generate runs/quickstart-seed0/ppo --prompt='w1 *w2* w3 =>'",
+        _generate_arguments,
+        _generate,
+    ),
+    Command(
+        "score",
+        "Score responses with a reward model.",
+        "  rlhf-jax score runs/quickstart-seed0/rm responses.jsonl",
+        _score_arguments,
+        _score,
+    ),
+    Command(
+        "export",
+        "Write a trained stage as a Hugging Face directory.",
+        "  rlhf-jax export runs/hf_chain-seed0/ppo exported/",
+        _export_arguments,
+        _export,
+    ),
+    Command(
+        "report",
+        "Write the report page of a run, or overlay several and show differences.",
+        "  rlhf-jax report runs/a runs/b --out=compare.html",
+        _report_arguments,
+        _report,
+    ),
+    Command(
+        "digest",
+        "Print one hash per part of a run: two equal runs print the same.",
+        "  rlhf-jax digest runs/quickstart-seed0",
+        _digest_arguments,
+        _digest,
+    ),
+)
