@@ -1,1 +1,1 @@
-"""TODO"""
+"""Array mathematics without networks, configs or tokenizers (layer 0)."""

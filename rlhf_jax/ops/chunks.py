@@ -1,0 +1,129 @@
+"""Reading a vocabulary in chunks: what `logprobs` and `exact_kl` share.
+
+Every chunk of the unembedding is read once per pass and its gradient is written once,
+so the memory above inputs and gradients is one chunk of logits, `tokens * chunk_size`
+numbers, whatever the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rlhf_jax import errors
+
+_CHUNK_ELEMENTS = 2**22
+"""Logits held at once (16 MiB of float32): enough to fill the matrix units."""
+_ROW_MULTIPLE = 128
+
+
+class Head(NamedTuple):
+    """Static description of one language head (hashable)."""
+
+    temperature: float
+    softcap: float | None
+
+    def logits(self, hidden: Array, rows: Array) -> Array:
+        """float32[N C] logits of hidden[N D] over the vocabulary rows [C D]."""
+        raw = jnp.einsum("nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32)
+        if self.softcap is not None:
+            raw = self.softcap * jnp.tanh(raw / self.softcap)
+        return raw / self.temperature if self.temperature != 1.0 else raw
+
+
+def check_temperature(temperature: float | int) -> float:
+    """The temperature as a float; `UserError` unless it is above 0."""
+    if temperature <= 0:
+        raise errors.UserError(
+            f"temperature {temperature} has no log-probs: it must be above 0 "
+            "(for greedy decoding take the argmax of the logits)"
+        )
+    return float(temperature)
+
+
+def head(temperature: float | int, softcap: float | int | None) -> Head:
+    """A checked `Head`."""
+    if softcap is not None and softcap <= 0:
+        raise errors.UserError(f"softcap {softcap} must be above 0, or None for no cap")
+    cap = None if softcap is None else float(softcap)
+    return Head(check_temperature(temperature), cap)
+
+
+def rows_per_chunk(tokens: int, vocab: int, chunk_size: int | None) -> int:
+    """Vocabulary rows per chunk; `vocab` where everything fits into one chunk."""
+    if chunk_size is not None:
+        if chunk_size < 1:
+            raise errors.UserError(f"chunk_size {chunk_size} must be at least 1")
+        return min(chunk_size, vocab)
+    if tokens * vocab <= _CHUNK_ELEMENTS:
+        return vocab
+    fitting = _CHUNK_ELEMENTS // tokens // _ROW_MULTIPLE * _ROW_MULTIPLE
+    return min(max(fitting, _ROW_MULTIPLE), vocab)
+
+
+def fold(
+    body: Callable[[Any, int, Any], Any], carry: Any, vocab: int, size: int
+) -> Any:
+    """Fold `body(start, rows, carry)` over the vocabulary; the last chunk is short."""
+    count, tail = divmod(vocab, size)
+    carry = jax.lax.fori_loop(0, count, lambda i, c: body(i * size, size, c), carry)
+    return body(count * size, tail, carry) if tail else carry
+
+
+def read(unembedding: Array, start: Any, rows: int) -> Array:
+    """Rows `start ... start + rows` of the unembedding [V D]."""
+    return jax.lax.dynamic_slice_in_dim(unembedding, start, rows, axis=0)
+
+
+def write(gradient: Array, rows: Array, start: Any) -> Array:
+    """The gradient [V D] with the rows from `start` on filled in."""
+    return jax.lax.dynamic_update_slice_in_dim(gradient, rows, start, axis=0)
+
+
+class SoftmaxSums(NamedTuple):
+    """Running sums of a softmax over the logits `l` seen so far, float32[N] each:
+    the largest, sum of exp(l - largest), and sum of exp(l - largest) * x, where x is
+    one more quantity per logit."""
+
+    largest: Array
+    total: Array
+    moment: Array
+
+    @property
+    def logsumexp(self) -> Array:
+        return self.largest + jnp.log(self.total)
+
+    @property
+    def mean(self) -> Array:
+        """Expectation of x under the softmax."""
+        return self.moment / self.total
+
+
+def empty_sums(tokens: int) -> SoftmaxSums:
+    """The sums before any logit."""
+    zeros = jnp.zeros((tokens,), jnp.float32)
+    return SoftmaxSums(jnp.full((tokens,), -jnp.inf, jnp.float32), zeros, zeros)
+
+
+def add_logits(sums: SoftmaxSums, logits: Array, extra: Array | None) -> SoftmaxSums:
+    """The sums after one more chunk: logits [N C], x = `extra` [N C].
+
+    With `extra` None, x is the logit itself counted from the largest so far, which
+    keeps the digits of the entropy: where the largest moves, every summed x does.
+    """
+    largest = jnp.maximum(sums.largest, jnp.max(logits, axis=1))
+    drop = jnp.where(sums.total > 0, sums.largest - largest, 0.0)
+    shifted = logits - largest[:, None]
+    exps = jnp.exp(shifted)
+    moment = sums.moment
+    if extra is None:
+        moment, extra = moment + drop * sums.total, shifted
+    return SoftmaxSums(
+        largest,
+        sums.total * jnp.exp(drop) + jnp.sum(exps, axis=1),
+        moment * jnp.exp(drop) + jnp.sum(exps * extra, axis=1),
+    )

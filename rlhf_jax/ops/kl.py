@@ -1,0 +1,50 @@
+"""The k1, k2, k3 estimators of KL(policy || reference) per sampled token.
+
+Schulman 2020, "Approximating KL divergence". With `d = logprobs - ref_logprobs` of
+tokens drawn from the policy, the expectation of k1 and of k3 is the KL; k2 is biased.
+
+As a *reward* (no gradient) k1 gives the right policy gradient. As a *loss* on samples
+of the policy only k2 has the gradient of KL(policy || reference): that of k1 is 0 in
+expectation, that of k3 is the gradient of KL(reference || policy), the other direction
+(checks C11, B31). The exact KL over the vocabulary is `logprobs.exact_kl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Estimator = Callable[[Array, Array], Array]
+"""`(logprobs, ref_logprobs) -> per-token estimate`, all of one shape."""
+
+_LARGEST_EXPONENT = 80.0
+"""exp(80) = 5.5e34 is finite in float32, and so is a sum of thousands of them."""
+
+
+def k1(
+    logprobs: Float[Array, "*B"], ref_logprobs: Float[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """`d`: unbiased, high variance, of either sign."""
+    return logprobs - ref_logprobs
+
+
+def k2(
+    logprobs: Float[Array, "*B"], ref_logprobs: Float[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """`d^2 / 2`: biased, low variance, not negative."""
+    return 0.5 * jnp.square(logprobs - ref_logprobs)
+
+
+def k3(
+    logprobs: Float[Array, "*B"], ref_logprobs: Float[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """`exp(-d) - 1 + d`: unbiased, low variance, not negative.
+
+    `expm1` keeps the digits where the two policies nearly agree. The exponent is held
+    at 80, so that a token which the reference finds far likelier stays finite (check
+    B32); there is no gradient through the exponential beyond that.
+    """
+    gap = ref_logprobs - logprobs
+    return jnp.expm1(jnp.minimum(gap, _LARGEST_EXPONENT)) - gap

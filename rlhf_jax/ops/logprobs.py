@@ -1,0 +1,175 @@
+"""Log-probs, entropy and logsumexp from hidden states, without holding all logits.
+
+The logits `[B, T, V]` never exist: the vocabulary is read in chunks (`ops.chunks`),
+each chunk's logits live for one iteration, and the backward pass computes them again
+from hidden states and unembedding. Arrays that fit into one chunk take the direct way,
+which agrees to round-off in value and gradient.
+
+Logits are `softcap * tanh(hidden @ unembedding.T / softcap) / temperature`: the
+temperature of sampling belongs into every log-prob (check B9). The softmax is taken in
+float32 whatever the dtype of the states (check B29).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.ops import chunks
+from rlhf_jax.ops.exact_kl import exact_kl as exact_kl
+
+
+class TokenLogprobs(NamedTuple):
+    """Per token, float32[B T]: log-prob of the target, entropy (nats) of the whole
+    distribution, logsumexp of its logits."""
+
+    logprobs: Array
+    entropy: Array
+    logsumexp: Array
+
+
+def from_logits(
+    logits: Float[Array, "*N V"],
+    targets: Int[Array, "*N"],
+    temperature: float | int = 1.0,
+) -> Float[Array, "*N"]:
+    """Log-probs of `targets` under softmax(logits / temperature).
+
+    The sampler calls this on the logits of one step; `token_logprobs` gives the same
+    numbers for whole sequences. A logit of minus infinity forbids its token.
+
+    Args:
+      logits: any float dtype; the softmax is taken in float32.
+      targets: vocabulary ids in [0, V).
+      temperature: divides the logits; a Python number above 0.
+
+    Returns:
+      float32 of the shape of `targets`.
+    """
+    return statistics(logits, targets, temperature).logprobs
+
+
+def statistics(
+    logits: Float[Array, "*N V"],
+    targets: Int[Array, "*N"],
+    temperature: float | int = 1.0,
+) -> TokenLogprobs:
+    """`TokenLogprobs` the direct way, from logits that exist; as `from_logits`."""
+    temperature = chunks.check_temperature(temperature)
+    logits = logits.astype(jnp.float32)
+    logits = logits / temperature if temperature != 1.0 else logits
+    lse = jax.nn.logsumexp(logits, axis=-1)
+    logprobs = logits - lse[..., None]
+    chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+    finite = jnp.where(jnp.isfinite(logprobs), logprobs, 0.0)
+    entropy = -jnp.sum(jnp.exp(logprobs) * finite, axis=-1)
+    return TokenLogprobs(chosen, entropy, lse)
+
+
+def token_logprobs(
+    hidden: Float[Array, "*N D"],
+    unembedding: Float[Array, "V D"],
+    targets: Int[Array, "*N"],
+    *,
+    temperature: float | int = 1.0,
+    softcap: float | int | None = None,
+    chunk_size: int | None = None,
+) -> TokenLogprobs:
+    """Log-prob, entropy and logsumexp per token, without the logits of all tokens.
+
+    Args:
+      hidden: the state that predicts each target, e.g. [B T D], any float dtype; the
+        products accumulate in float32.
+      unembedding: the language head.
+      targets: vocabulary ids in [0, V); on padding any valid id.
+      temperature: divides the logits, above 0.
+      softcap: soft cap of the logits before the temperature (Gemma 2), or None.
+      chunk_size: vocabulary rows per chunk; None chooses by size, and takes the direct
+        way where all logits fit into one chunk.
+
+    Returns:
+      `TokenLogprobs`, each float32 of the shape of `targets`, differentiable in
+      `hidden` and `unembedding` (reverse mode).
+
+    Raises:
+      UserError: where temperature, softcap or chunk size is not positive.
+    """
+    head = chunks.head(temperature, softcap)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    flat_targets = targets.reshape(-1)
+    vocab = unembedding.shape[0]
+    size = chunks.rows_per_chunk(flat.shape[0], vocab, chunk_size)
+    if size == vocab and chunk_size is None:
+        result = statistics(head.logits(flat, unembedding), flat_targets)
+    else:
+        result = _chunked(flat, unembedding, flat_targets, head, size)
+    return TokenLogprobs(*(x.reshape(targets.shape) for x in result))
+
+
+def _target_logit(logits: Array, targets: Array, start: Any) -> Array:
+    """The target's logit [N] where it lies in this chunk, else 0."""
+    local = targets - start
+    inside = (local >= 0) & (local < logits.shape[1])
+    safe = jnp.clip(local, 0, logits.shape[1] - 1)
+    picked = jnp.take_along_axis(logits, safe[:, None], axis=1)[:, 0]
+    return jnp.where(inside, picked, 0.0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _chunked(
+    hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
+) -> TokenLogprobs:
+    """Online softmax over chunks; hidden [N D], targets [N]."""
+
+    def body(start: Any, rows: int, carry: Any) -> Any:
+        sums, target = carry
+        logits = head.logits(hidden, chunks.read(unembedding, start, rows))
+        sums = chunks.add_logits(sums, logits, None)
+        return sums, target + _target_logit(logits, targets, start)
+
+    start = (chunks.empty_sums(hidden.shape[0]), jnp.zeros(targets.shape, jnp.float32))
+    sums, target = chunks.fold(body, start, unembedding.shape[0], size)
+    lse = sums.logsumexp
+    # H = logsumexp - E[l], both counted from the largest logit.
+    return TokenLogprobs(target - lse, jnp.log(sums.total) - sums.mean, lse)
+
+
+def _forward(
+    hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
+) -> Any:
+    result = _chunked(hidden, unembedding, targets, head, size)
+    return result, (hidden, unembedding, targets, result.entropy, result.logsumexp)
+
+
+def _backward(
+    head: chunks.Head, size: int, saved: Any, cotangents: TokenLogprobs
+) -> Any:
+    """Chunks again. With p the softmax, y the target, H the entropy:
+    d logprob / d l_v = 1[v = y] - p_v; d H / d l_v = -p_v (log p_v + H);
+    d logsumexp / d l_v = p_v."""
+    hidden, unembedding, targets, entropy, lse = saved
+    to_logprob, to_entropy, to_lse = cotangents
+    constant = to_lse - to_logprob - to_entropy * entropy
+
+    def body(start: Any, rows: int, carry: Any) -> Any:
+        d_hidden, d_unembedding = carry
+        part = chunks.read(unembedding, start, rows)
+        logits, pull = jax.vjp(head.logits, hidden, part)
+        logprobs = logits - lse[:, None]
+        slope = constant[:, None] - to_entropy[:, None] * logprobs
+        chosen = jnp.arange(rows) == (targets - start)[:, None]
+        push = jnp.exp(logprobs) * slope + jnp.where(chosen, to_logprob[:, None], 0.0)
+        from_hidden, from_rows = pull(push)
+        d_hidden = d_hidden + from_hidden.astype(jnp.float32)
+        return d_hidden, chunks.write(d_unembedding, from_rows, start)
+
+    start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(unembedding))
+    d_hidden, d_unembedding = chunks.fold(body, start, unembedding.shape[0], size)
+    return d_hidden.astype(hidden.dtype), d_unembedding, None
+
+
+_chunked.defvjp(_forward, _backward)
