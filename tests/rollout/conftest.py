@@ -1,0 +1,116 @@
+"""A small network of closed form: an oracle for sampler, cache and log-probs.
+
+`hidden[t] = embed[token_t] + mix * mean(embed of earlier real tokens) +
+places[position_t]`, logits = hidden @ unembedding.T. It reads past, position and mask,
+so that a wrong cache, position or padding shows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlhf_jax.types import Array, Network, NetworkOutputs, PromptBatch
+
+
+class FakeConfig(NamedTuple):
+    vocab_size: int
+    final_softcap: float | None
+
+
+class FakeCache(NamedTuple):
+    index: Array
+    mask: Array
+    embedded: Array
+
+
+def fake_network(
+    vocab: int, width: int = 8, *, mix: float = 0.7, softcap: float | None = None
+) -> Network:
+    def init(key):
+        keys = jax.random.split(key, 4)
+        return {
+            "params": {
+                "embed": jax.random.normal(keys[0], (vocab, width)),
+                "places": 0.5 * jax.random.normal(keys[1], (64, width)),
+                "unembedding": jax.random.normal(keys[2], (vocab, width)) / 5,
+                "head": jax.random.normal(keys[3], (width,)),
+            }
+        }
+
+    def init_cache(batch_size, length):
+        return FakeCache(
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((batch_size, length), bool),
+            jnp.zeros((batch_size, length, width), jnp.float32),
+        )
+
+    def apply(variables, inputs, cache=None):
+        weights = variables["params"]
+        embedded = weights["embed"][inputs.tokens]
+        columns = inputs.tokens.shape[1]
+        if cache is None:
+            index, mask, past = 0, inputs.mask, embedded
+        else:
+            index = cache.index
+            mask = jax.lax.dynamic_update_slice(cache.mask, inputs.mask, (0, index))
+            past = jax.lax.dynamic_update_slice(cache.embedded, embedded, (0, index, 0))
+            cache = FakeCache(index + columns, mask, past)
+        keys = jnp.arange(mask.shape[1])
+        earlier = keys[None, :] < (index + jnp.arange(columns))[:, None]
+        visible = (earlier[None] & mask[:, None]).astype(jnp.float32)
+        count = jnp.maximum(visible.sum(-1, keepdims=True), 1.0)
+        context = jnp.einsum("btl,bld->btd", visible, past) / count
+        places = weights["places"][inputs.positions]
+        hidden = embedded + mix * context + places
+        return NetworkOutputs(hidden, hidden @ weights["head"], cache)
+
+    return Network(
+        init=init,
+        apply=apply,
+        init_cache=init_cache,
+        unembedding=lambda variables: variables["params"]["unembedding"],
+        config=FakeConfig(vocab, softcap),
+    )
+
+
+def left_padded(rows: list[list[int]], width: int, pad: int = 0) -> PromptBatch:
+    tokens = np.full((len(rows), width), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(rows):
+        tokens[i, width - len(row) :] = row
+        mask[i, width - len(row) :] = True
+    return PromptBatch(
+        tokens=jnp.asarray(tokens),
+        mask=jnp.asarray(mask),
+        example_id=jnp.arange(len(rows), dtype=jnp.int32),
+        weight=jnp.ones(len(rows), jnp.float32),
+    )
+
+
+class Fake(NamedTuple):
+    network: Network
+    params: dict
+    prompts: PromptBatch
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    return fake_network
+
+
+@pytest.fixture(scope="session")
+def make_prompts():
+    return left_padded
+
+
+@pytest.fixture(scope="session")
+def fake() -> Fake:
+    """Vocabulary 7, prompts of 1 to 5 tokens in 5 columns."""
+    network = fake_network(7)
+    rows = [[1, 2, 3], [4], [5, 6, 1, 2, 3], [6, 6]]
+    return Fake(network, network.init(jax.random.key(0)), left_padded(rows, 5))
