@@ -1,0 +1,306 @@
+"""The Linen modules a block is made of.
+
+Logical axes of parameters: `layers vocab positions embed heads kv_heads mlp head_dim
+lora_rank`. Of activations: `batch length activation_embed activation_heads
+activation_kv_heads activation_mlp`. A rules table maps them to a mesh; without one the
+annotations do nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rlhf_jax.networks.config import LoRA, TransformerConfig
+
+KeyValue = tuple[Any, Any]
+Dtype = Any
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """Annotate an activation with logical axis names."""
+    return nn.with_logical_constraint(x, axes)
+
+
+class Projection(nn.Module):
+    """`x W + b`, plus the low-rank path where the variables hold one.
+
+    The token axes are flattened, so that forward and both backward products are plain
+    matrix products.
+
+    Attributes:
+      features: size of the output.
+      axes: logical names of the kernel's two axes.
+      std: standard deviation of the initial kernel.
+      use_bias: whether there is a bias (zero at first).
+      lora: adapters of this projection, or None.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    std: float
+    use_bias: bool
+    lora: LoRA | None
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`x[..., inputs]` to `[..., features]`."""
+        inputs = x.shape[-1]
+        flat = x.reshape(-1, inputs).astype(self.dtype)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes),
+            (inputs, self.features),
+            self.param_dtype,
+        )
+        y = flat @ kernel.astype(self.dtype)
+        if self.lora is not None and self._has_adapter():
+            y = y + self._adapter(flat, self.lora)
+        if self.use_bias:
+            bias = self.param(
+                "bias",
+                nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
+                (self.features,),
+                self.param_dtype,
+            )
+            y = y + bias.astype(self.dtype)
+        return y.reshape(*x.shape[:-1], self.features)
+
+    def _has_adapter(self) -> bool:
+        return self.is_initializing() or self.has_variable("lora", "a")
+
+    def _adapter(self, flat: Array, lora: LoRA) -> Array:
+        inputs = flat.shape[-1]
+        std = 1 / math.sqrt(inputs)
+        a = self._lora_variable(
+            "a",
+            nn.initializers.normal(std),
+            (self.axes[0], "lora_rank"),
+            (inputs, lora.rank),
+        )
+        b = self._lora_variable(
+            "b",
+            nn.initializers.zeros,
+            ("lora_rank", self.axes[1]),
+            (lora.rank, self.features),
+        )
+        return (flat @ a) @ b * jnp.asarray(lora.scale, self.dtype)
+
+    def _lora_variable(self, name: str, init, axes, shape) -> Array:
+        boxed = nn.with_logical_partitioning(init, axes)
+        value = self.variable(
+            "lora",
+            name,
+            lambda: boxed(self.make_rng("params"), shape, self.param_dtype),
+        ).value
+        return value.astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """RMS or layer norm over the last axis, computed in float32.
+
+    Attributes:
+      config: kind, epsilon and offset.
+      kind: `rms` or `layer`.
+      axis: logical name of the normalized axis.
+      dtype: dtype of the result.
+      param_dtype: dtype of the parameters.
+    """
+
+    config: TransformerConfig
+    kind: str
+    axis: str
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalize `x[..., size]`."""
+        wide = x.astype(jnp.float32)
+        if self.kind == "layer":
+            wide = wide - wide.mean(axis=-1, keepdims=True)
+        variance = jnp.square(wide).mean(axis=-1, keepdims=True)
+        normal = wide * jax.lax.rsqrt(variance + self.config.norm_eps)
+        offset = self.config.norm_offset
+        start = nn.initializers.zeros if offset else nn.initializers.ones
+        y = normal * (self._vector("scale", start, x.shape[-1]) + float(offset))
+        if self.kind == "layer":
+            y = y + self._vector("bias", nn.initializers.zeros, x.shape[-1])
+        return y.astype(self.dtype)
+
+    def _vector(self, name: str, init, size: int) -> Array:
+        boxed = nn.with_logical_partitioning(init, (self.axis,))
+        return self.param(name, boxed, (size,), self.param_dtype).astype(jnp.float32)
+
+
+class MLP(nn.Module):
+    """The gated or plain feed-forward part.
+
+    Attributes:
+      config: sizes, activation, biases.
+      dtype: dtype of the computation.
+      param_dtype: dtype of the parameters.
+    """
+
+    config: TransformerConfig
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """`down(activation(gate x) * up x)` or `down(activation(up x))`."""
+        config = self.config
+        activation = _ACTIVATIONS[config.activation]
+        up = self._projection("up", config.hidden_width, ("embed", "mlp"))(x)
+        if config.gated_mlp:
+            gate = self._projection("gate", config.hidden_width, ("embed", "mlp"))(x)
+            hidden = activation(gate) * up
+        else:
+            hidden = activation(up)
+        hidden = constrain(hidden, "batch", "length", "activation_mlp")
+        return self._projection("down", config.width, ("mlp", "embed"))(hidden)
+
+    def _projection(self, name: str, features: int, axes: tuple[str, str]):
+        use_bias = self.config.mlp_bias
+        return projection(self, name, features, axes, use_bias=use_bias)
+
+
+def projection(
+    module: Any, name: str, features: int, axes: tuple[str, str], *, use_bias: bool
+) -> Projection:
+    """The projection called `name` of a part of a block, initialized by its role."""
+    config: TransformerConfig = module.config
+    inputs = {
+        "output": config.num_heads * config.head_width,
+        "down": config.hidden_width,
+    }.get(name, config.width)
+    lora = config.lora
+    return Projection(
+        features=features,
+        axes=axes,
+        std=kernel_std(config, inputs, into_stream=name in ("output", "down")),
+        use_bias=use_bias,
+        lora=lora if lora is not None and name in lora.targets else None,
+        dtype=module.dtype,
+        param_dtype=module.param_dtype,
+        name=name,
+    )
+
+
+def kernel_std(config: TransformerConfig, inputs: int, *, into_stream: bool) -> float:
+    """Initial standard deviation of a kernel; see `TransformerConfig.init_std`."""
+    if config.init_std is not None:
+        return config.init_std
+    depth = 2 * config.num_layers if into_stream else 1
+    return 1 / math.sqrt(inputs * depth)
+
+
+class Embedding(nn.Module):
+    """Token embedding and, where the family has them, learned positions.
+
+    Positions beyond the table read its last row.
+
+    Attributes:
+      config: sizes and scale.
+      dtype: dtype of the result.
+      param_dtype: dtype of the parameters.
+    """
+
+    config: TransformerConfig
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, tokens: Int[Array, "B L"], positions: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Rows of the table, scaled, plus positions."""
+        config = self.config
+        x = table(self, "tokens", "vocab", config.vocab_size)[tokens]
+        x = x.astype(self.dtype)
+        if config.embedding_scale:
+            x = x * jnp.asarray(math.sqrt(config.width), self.dtype)
+        if config.positions == "learned":
+            learned = table(self, "positions", "positions", config.max_length)
+            rows = jnp.clip(positions, 0, config.max_length - 1)
+            x = x + learned[rows].astype(self.dtype)
+        return constrain(x, "batch", "length", "activation_embed")
+
+
+class Unembedding(nn.Module):
+    """The matrix of the language head, [V, D].
+
+    Attributes:
+      config: sizes.
+      dtype: dtype of the result.
+      param_dtype: dtype of the parameters.
+    """
+
+    config: TransformerConfig
+    dtype: Dtype
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self) -> Array:
+        """The matrix, in the dtype of the computation."""
+        matrix = table(self, "kernel", "vocab", self.config.vocab_size)
+        return matrix.astype(self.dtype)
+
+
+def table(module: Any, name: str, axis: str, rows: int) -> Array:
+    """A parameter [rows, D] of `module`, initialized like an embedding."""
+    config: TransformerConfig = module.config
+    std = kernel_std(config, config.width, into_stream=False)
+    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "embed"))
+    return module.param(name, init, (rows, config.width), module.param_dtype)
+
+
+class ScalarHead(nn.Module):
+    """`hidden . kernel`, without a bias, in float32.
+
+    Attributes:
+      config: sizes and adapters.
+      init: `init(key, shape, dtype)` of the kernel.
+      param_dtype: dtype of the parameters.
+    """
+
+    config: TransformerConfig
+    init_kernel: Any
+    param_dtype: Dtype
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L"]:
+        """One scalar per token."""
+        size = (self.config.width,)
+        init = nn.with_logical_partitioning(self.init_kernel, ("embed",))
+        kernel = self.param("kernel", init, size, self.param_dtype)
+        kernel = kernel.astype(jnp.float32)
+        if self.config.lora is not None and (
+            self.is_initializing() or self.has_variable("lora", "kernel")
+        ):
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
+            correction = self.variable(
+                "lora",
+                "kernel",
+                lambda: zeros(self.make_rng("params"), size, self.param_dtype),
+            ).value
+            kernel = kernel + correction.astype(jnp.float32)
+        flat = hidden.reshape(-1, self.config.width).astype(jnp.float32)
+        return (flat @ kernel).reshape(hidden.shape[:-1])
+
+
+_ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+}
