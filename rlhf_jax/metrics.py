@@ -83,13 +83,17 @@ def maximum(values: Array, mask: Array | None = None) -> Max:
     return Max(jnp.max(values if mask is None else jnp.where(mask, values, -jnp.inf)))
 
 
-def moments(values: Array, mask: Array | None = None) -> Moments:
-    """Masked count, sum and sum of squares."""
-    keep = jnp.ones(values.shape, bool) if mask is None else mask
-    values = jnp.where(keep, values.astype(jnp.float32), 0.0)
-    return Moments(
-        jnp.sum(keep.astype(jnp.float32)), jnp.sum(values), jnp.sum(values**2)
-    )
+def moments(
+    values: Array, mask: Array | None = None, weight: Array | None = None
+) -> Moments:
+    """Masked, weighted count, sum and sum of squares."""
+    scale = jnp.ones(values.shape, jnp.float32)
+    if mask is not None:
+        scale = jnp.where(mask, scale, 0.0)
+    if weight is not None:
+        scale = scale * weight
+    safe = jnp.where(scale != 0, values.astype(jnp.float32), 0.0)
+    return Moments(jnp.sum(scale), jnp.sum(safe * scale), jnp.sum(safe**2 * scale))
 
 
 def merge(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
