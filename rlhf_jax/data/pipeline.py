@@ -1,0 +1,218 @@
+"""The three streams that training reads: prompts, sequences, rankings.
+
+All examples are encoded when a stream is made, so a bad one stops before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
+
+import numpy as np
+
+from rlhf_jax import types
+from rlhf_jax.data import batching, packing, stream
+from rlhf_jax.data.batching import Example
+from rlhf_jax.data.encode import Encoded, Encoder, TooLong
+from rlhf_jax.data.order import Remainder
+from rlhf_jax.data.records import (
+    Conversation,
+    Demonstration,
+    Document,
+    Prompt,
+    Ranking,
+    Record,
+)
+from rlhf_jax.data.sources import Dataset
+from rlhf_jax.data.stream import Stream
+from rlhf_jax.errors import UserError
+
+
+class Required(TypedDict):
+    """What every stream must be told.
+
+    Attributes:
+      batch_size: rows of a batch, over all processes.
+      seed: data seed.
+      lengths: the few padded lengths that batches may have; one compilation each. The
+        longest must hold every example.
+    """
+
+    batch_size: int
+    seed: int
+    lengths: Sequence[int]
+
+
+class Settings(Required, total=False):
+    """What a stream may be told.
+
+    Attributes:
+      shuffle: reshuffled every epoch (default); False keeps the order of the table.
+      remainder: what becomes of the short last batch of an epoch: `drop` (default),
+        `wrap` or `pad`; see `order.Order`.
+      process_index: this process (default 0).
+      process_count: processes that share every batch, by disjoint rows (default 1).
+    """
+
+    shuffle: bool
+    remainder: Remainder
+    process_index: int
+    process_count: int
+
+
+def prompt_stream(
+    dataset: Dataset, encoder: Encoder, **settings: Unpack[Settings]
+) -> Stream[types.PromptBatch]:
+    """Left-padded prompts to sample from.
+
+    Args:
+      dataset: records with a prompt (demonstrations and rankings serve too).
+      encoder: how text becomes ids.
+      **settings: see `Settings`; `lengths` are the prompt lengths `P`.
+
+    Raises:
+      UserError: an example is too long or has no prompt; batches cannot be formed.
+    """
+
+    def encode(record: Record) -> Example:
+        if not isinstance(record, Prompt | Demonstration | Ranking):
+            raise UserError(f"'{record.id}' is a {record.kind}, which has no prompt")
+        ids = encoder.prompt(record.prompt, record.id)
+        return _example((Encoded(ids, np.zeros(len(ids), bool)),))
+
+    examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
+    pad = encoder.tokenizer.pad_token
+
+    def build(rows: np.ndarray, real: np.ndarray, length: int) -> types.PromptBatch:
+        chosen = [examples[i] for i in rows]
+        return batching.prompts(chosen, real, length=length, pad_token=pad)
+
+    sizes = [_size(example) for example in examples]
+    content = ("prompt", encoder.fingerprint)
+    return stream.make(dataset, examples, skipped, build, sizes, content, **settings)
+
+
+def sequence_stream(
+    dataset: Dataset,
+    encoder: Encoder,
+    *,
+    packed: bool = False,
+    **settings: Unpack[Settings],
+) -> Stream[types.SequenceBatch]:
+    """Sequences for next-token prediction.
+
+    Args:
+      dataset: demonstrations, documents or conversations.
+      encoder: how text becomes ids.
+      packed: put several examples into each row of `max(lengths)` tokens, without
+        attention or loss across; `batch_size` then counts rows, and rows are shuffled.
+      **settings: see `Settings`; `lengths` are the row lengths `L`.
+
+    Raises:
+      UserError: an example is too long or of another kind; batches cannot be formed.
+    """
+
+    def encode(record: Record) -> Example:
+        if not isinstance(record, Demonstration | Document | Conversation):
+            raise UserError(f"'{record.id}' is a {record.kind}: nothing to imitate")
+        return _example((encoder.sequence(record),))
+
+    longest = max(settings["lengths"])
+    examples, skipped = _encode_all(dataset, encoder, encode, longest)
+    sizes = [_size(example) for example in examples]
+    rows_of = [[i] for i in range(len(examples))]
+    if packed:
+        rows_of = packing.best_fit(sizes, longest)
+        settings["lengths"] = (longest,)
+    pad = encoder.tokenizer.pad_token
+
+    def build(rows: np.ndarray, real: np.ndarray, length: int) -> types.SequenceBatch:
+        chosen = [[examples[i] for i in rows_of[row]] for row in rows]
+        return batching.sequences(chosen, real, length=length, pad_token=pad)
+
+    sizes = [sum(sizes[i] for i in row) for row in rows_of]
+    content = ("sequence", encoder.fingerprint, packed)
+    return stream.make(dataset, examples, skipped, build, sizes, content, **settings)
+
+
+def ranking_stream(
+    dataset: Dataset,
+    encoder: Encoder,
+    *,
+    responses: int | None = None,
+    **settings: Unpack[Settings],
+) -> Stream[types.RankingBatch]:
+    """K-wise rankings; the K responses to a prompt always share a batch.
+
+    Args:
+      dataset: rankings (pairs are rankings of two).
+      encoder: how text becomes ids.
+      responses: K of the batches; None takes the largest ranking. Smaller rankings
+        are filled with copies that are not ranked.
+      **settings: see `Settings`; `lengths` are those of prompt and response together.
+
+    Raises:
+      UserError: an example is too long, not a ranking, or has more than K responses.
+    """
+    most = responses or max(
+        (len(r.responses) for r in dataset.records if isinstance(r, Ranking)), default=2
+    )
+
+    def encode(record: Record) -> Example:
+        if not isinstance(record, Ranking):
+            raise UserError(f"'{record.id}' is a {record.kind}, not a ranking")
+        if len(record.responses) > most:
+            raise UserError(
+                f"'{record.id}' ranks {len(record.responses)} responses, batches hold"
+                f" {most}; raise `responses`"
+            )
+        return _example(encoder.ranking(record), record.ranks, record.margin)
+
+    examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
+    pad = encoder.tokenizer.pad_token
+
+    def build(rows: np.ndarray, real: np.ndarray, length: int) -> types.RankingBatch:
+        chosen = [examples[i] for i in rows]
+        return batching.rankings(
+            chosen, real, length=length, pad_token=pad, responses=most
+        )
+
+    sizes = [_size(example) for example in examples]
+    content = ("ranking", encoder.fingerprint, most)
+    return stream.make(dataset, examples, skipped, build, sizes, content, **settings)
+
+
+def _example(
+    sequences: tuple[Encoded, ...], ranks: tuple[int, ...] = (), margin: float = 0.0
+) -> Example:
+    return Example(-1, 1.0, sequences, ranks, margin)
+
+
+def _size(example: Example) -> int:
+    return max(len(sequence.tokens) for sequence in example.sequences)
+
+
+def _encode_all(
+    dataset: Dataset,
+    encoder: Encoder,
+    encode: Callable[[Record], Example],
+    longest: int,
+) -> tuple[list[Example], list[str]]:
+    """Encode every record; too long is an error, or counted under the rule `skip`."""
+    examples: list[Example] = []
+    skipped: list[str] = []
+    for row, record in enumerate(dataset.records):
+        try:
+            example = encode(record)
+            if not 0 < _size(example) <= longest:
+                raise TooLong(
+                    f"'{record.id}' has {_size(example)} tokens, batches hold 1 to"
+                    f" {longest}; raise the longest length or shorten it"
+                )
+        except TooLong as error:
+            if "skip" not in (encoder.overlong_prompt, encoder.overlong_response):
+                raise UserError(f"{dataset.name}: {error}") from error
+            skipped.append(str(error))
+            continue
+        examples.append(example._replace(example_id=row, weight=float(record.weight)))
+    return examples, skipped

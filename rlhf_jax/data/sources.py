@@ -1,0 +1,202 @@
+"""Where records come from: lists in memory, JSONL files, tfds builders.
+
+Every source is read whole and checked before anything is trained: a bad line stops
+with file, line number and field, or is skipped and counted when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data import records
+from rlhf_jax.data.records import FieldError, Record
+from rlhf_jax.errors import UserError
+
+OnBadLine = Literal["stop", "skip"]
+
+
+class Dataset(NamedTuple):
+    """Records in a fixed order; `example_id` in every batch is a row of this table.
+
+    Attributes:
+      name: shown in messages and reports.
+      records: the table.
+      skipped: what was wrong with each skipped line (empty unless asked to skip).
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    skipped: tuple[str, ...] = ()
+
+    def subset(self, keep: Sequence[int], name: str) -> Dataset:
+        """The records of the given rows, in that order, under another name."""
+        return Dataset(name, tuple(self.records[row] for row in keep))
+
+
+def in_memory(items: Iterable[Record], *, name: str = "memory") -> Dataset:
+    """A dataset of records that already exist; ids must differ."""
+    return _collect(name, ((f"{name}[{i}]", item) for i, item in enumerate(items)))
+
+
+def mappings(
+    rows: Iterable[Mapping[str, Any]],
+    kind: str,
+    *,
+    name: str = "memory",
+    on_bad_line: OnBadLine = "stop",
+) -> Dataset:
+    """A dataset from Python mappings with the fields of a JSONL line."""
+    located = ((f"{name}[{i}]", f"{name}:{i}", row) for i, row in enumerate(rows))
+    return _parse_all(name, kind, located, on_bad_line)
+
+
+def jsonl(
+    path: str | Path,
+    kind: str,
+    *,
+    on_bad_line: OnBadLine = "stop",
+    name: str | None = None,
+) -> Dataset:
+    """Read one record a line.
+
+    Args:
+      path: file of JSON objects, UTF-8, one a line; blank lines are ignored.
+      kind: one of `records.KINDS`.
+      on_bad_line: `stop` raises; `skip` leaves the line out and counts it.
+      name: defaults to the file's stem; lines without `id` are `name:line`.
+
+    Raises:
+      UserError: the file cannot be read or has no usable line, or a line is bad; the
+        message names file, line number and field.
+    """
+    path = Path(path)
+    name = name or path.stem
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    located = (
+        (f"{path}:{number}", f"{name}:{number}", line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+    return _parse_all(name, kind, located, on_bad_line, where=str(path))
+
+
+def tfds(
+    builder: Any,
+    kind: str,
+    *,
+    split: str = "train",
+    data_dir: str | Path | None = None,
+    on_bad_line: OnBadLine = "stop",
+) -> Dataset:
+    """Read a prepared tfds builder as a random-access data source (no TensorFlow).
+
+    Args:
+      builder: a `tfds.core.DatasetBuilder` stored as array_record, or its name.
+      kind: one of `records.KINDS`; features are the fields of a JSONL line.
+      split: name of the split, slicing allowed (`train[:80%]`).
+      data_dir: where a builder given by name was prepared.
+      on_bad_line: as in `jsonl`; the "line number" is the row of the split.
+
+    Raises:
+      UserError: the builder is unknown or not prepared, or a row is bad.
+    """
+    name = f"{builder if isinstance(builder, str) else builder.name}/{split}"
+    try:
+        if isinstance(builder, str):
+            import tensorflow_datasets
+
+            builder = tensorflow_datasets.builder(builder, data_dir=data_dir)
+        source = builder.as_data_source(split=split)
+    except Exception as error:  # tfds raises a dozen unrelated types here
+        raise UserError(f"cannot open tfds dataset {name}: {error}") from error
+    located = (
+        (f"{name}:{row}", f"{name}:{row}", _plain(source[row]))
+        for row in range(len(source))
+    )
+    return _parse_all(name, kind, located, on_bad_line)
+
+
+def _parse_all(
+    name: str,
+    kind: str,
+    located: Iterable[tuple[str, str, Any]],
+    on_bad_line: OnBadLine,
+    where: str | None = None,
+) -> Dataset:
+    if on_bad_line not in ("stop", "skip"):
+        raise UserError(f"on_bad_line must be 'stop' or 'skip', not {on_bad_line!r}")
+    skipped: list[str] = []
+
+    def parsed() -> Iterator[tuple[str, Record]]:
+        for location, default_id, row in located:
+            try:
+                yield location, records.parse(kind, _decode(row), default_id)
+            except FieldError as error:
+                if on_bad_line == "stop":
+                    raise _bad_line(location, error) from error
+                skipped.append(f"{location}: {error}")
+
+    dataset = _collect(name, parsed(), skipped if on_bad_line == "skip" else None)
+    if not dataset.records:
+        detail = f" ({len(skipped)} skipped, first: {skipped[0]})" if skipped else ""
+        raise UserError(f"{where or name} has no usable {kind} record{detail}")
+    return dataset
+
+
+def _collect(
+    name: str, located: Iterable[tuple[str, Record]], skipped: list[str] | None = None
+) -> Dataset:
+    seen: dict[str, str] = {}
+    kept: list[Record] = []
+    for location, record in located:
+        if record.id in seen:
+            problem = f"'{record.id}' is already the id of {seen[record.id]}"
+            if skipped is None:
+                raise _bad_line(location, FieldError("id", problem))
+            skipped.append(f"{location}: field 'id': {problem}")
+            continue
+        seen[record.id] = location
+        kept.append(record)
+    return Dataset(name, tuple(kept), tuple(skipped or ()))
+
+
+def _bad_line(location: str, error: FieldError) -> UserError:
+    return UserError(f"{location}: {error}; correct it, or skip and count bad lines")
+
+
+def _decode(row: Any) -> Any:
+    if not isinstance(row, bytes):
+        return row
+    try:
+        return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
+    except ValueError as error:
+        raise FieldError("(line)", f"not JSON: {error}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _plain(value: Any) -> Any:
+    """Bytes to text and arrays to lists, as tfds rows carry neither."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
