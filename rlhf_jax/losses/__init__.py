@@ -1,1 +1,64 @@
-"""TODO"""
+"""Loss terms, and how weighted sums of them are reduced.
+
+A loss term is a plain function `(outputs, batch) -> (unreduced values, metrics)`;
+`combine` adds weights, schedules, masks and a reduction. See `combine.py` for how a
+loss is the same however its minibatch is divided.
+"""
+
+from rlhf_jax.losses.combine import Loss, LossTerm, Prepared, Term, combine, streams
+from rlhf_jax.losses.language import cross_entropy, pretraining_mix
+from rlhf_jax.losses.microbatch import accumulated_gradients, split
+from rlhf_jax.losses.policy import clipped_surrogate, policy_gradient
+from rlhf_jax.losses.ranking import (
+    all_pairs,
+    best_of_k,
+    bradley_terry,
+    plackett_luce,
+    score_centering,
+)
+from rlhf_jax.losses.reduction import (
+    Reduction,
+    Support,
+    Targets,
+    sequence_mean,
+    sum_over,
+    support,
+    targets,
+    token_mean,
+)
+from rlhf_jax.losses.regularizers import entropy_bonus, kl_to_reference, z_loss
+from rlhf_jax.losses.value import ExplainedVariance, clipped_value, squared_value
+
+__all__ = [
+    "ExplainedVariance",
+    "Loss",
+    "LossTerm",
+    "Prepared",
+    "Reduction",
+    "Support",
+    "Targets",
+    "Term",
+    "accumulated_gradients",
+    "all_pairs",
+    "best_of_k",
+    "bradley_terry",
+    "clipped_surrogate",
+    "clipped_value",
+    "combine",
+    "cross_entropy",
+    "entropy_bonus",
+    "kl_to_reference",
+    "plackett_luce",
+    "policy_gradient",
+    "pretraining_mix",
+    "score_centering",
+    "sequence_mean",
+    "split",
+    "squared_value",
+    "streams",
+    "sum_over",
+    "support",
+    "targets",
+    "token_mean",
+    "z_loss",
+]

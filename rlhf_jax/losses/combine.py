@@ -1,0 +1,215 @@
+"""Weighted sums of loss terms, reduced in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import metrics, types
+from rlhf_jax.losses import reduction as reductions
+
+Array = jax.Array
+
+LossTerm = Callable[..., tuple[Array, types.Metrics]]
+"""`(outputs, batch) -> (values, metrics)`, values unreduced: [B T] or [B]. A term with
+a `prepare` step is called `(outputs, batch, prepared)`."""
+
+Schedule = Callable[[Any], Any]
+"""`step -> number`, as in optax."""
+
+
+class Term(NamedTuple):
+    """One term of a loss.
+
+    Attributes:
+      values: the loss term, see `LossTerm`.
+      weight: a number or a schedule of the step. With weight 0 the term still reports
+        its metrics but adds exactly 0 to value and gradient, even where it is NaN.
+      mask: `mask(batch) -> bool` like the values: restricts the term further; it is
+        combined (and) with the support of the batch, so padding cannot come back in.
+      reduction: overrides the reduction of the loss.
+      prepare: `prepare(global minibatch) -> pytree`, for terms that couple the batch;
+        its result is the third argument of `values` in every microbatch.
+    """
+
+    values: LossTerm
+    weight: float | Schedule = 1.0
+    mask: Callable[[Any], Array] | None = None
+    reduction: reductions.Reduction | None = None
+    prepare: Callable[[Any], Any] | None = None
+
+
+class Prepared(NamedTuple):
+    """What one term needs to know of the global minibatch.
+
+    Attributes:
+      normalizer: float[], divisor of the reduction.
+      total: float[], sum of the scales; a microbatch's part of it is its share.
+      extra: what the term's own `prepare` returned, or None.
+    """
+
+    normalizer: Array
+    total: Array
+    extra: Any
+
+
+class Loss(NamedTuple):
+    """A scalar loss over minibatches that may be cut into microbatches.
+
+    Attributes:
+      prepare: `prepare(batch) -> prepared`, once on the GLOBAL minibatch.
+      apply: `apply(outputs, batch, prepared, step) -> (float[], metrics)` on the
+        minibatch or any part of its rows; the parts' values and gradients add up to
+        the whole's, and their metrics merge to the whole's. Reports `loss/<name>`, the
+        reduced unweighted value of each term, and `loss_weight/<name>` where the weight
+        is a schedule.
+    """
+
+    prepare: Callable[[Any], Any]
+    apply: Callable[[Any, Any, Any, Any], tuple[Array, dict[str, Any]]]
+
+
+def combine(*, reduction: reductions.Reduction, **terms: Term) -> Loss:
+    """The weighted sum of terms, `sum_i weight_i(step) * reduce_i(values_i)`.
+
+    Where two terms report a metric of the same name the first one is kept (it is the
+    same quantity of the same batch).
+
+    Args:
+      reduction: for the terms that name none themselves.
+      **terms: by name, in order.
+
+    Example:
+      >>> loss = combine(
+      ...     policy=Term(clipped_surrogate(clip_eps=0.2)),
+      ...     value=Term(clipped_value(clip_eps=0.2), weight=0.1),
+      ...     reduction=token_mean,
+      ... )
+      >>> prepared = loss.prepare(minibatch)
+      >>> value, report = loss.apply(outputs, minibatch, prepared, step)
+    """
+
+    def prepare(batch: Any) -> dict[str, Prepared]:
+        return {
+            name: _prepare(term, term.reduction or reduction, batch)
+            for name, term in terms.items()
+        }
+
+    def apply(
+        outputs: Any, batch: Any, prepared: Mapping[str, Prepared], step: Any
+    ) -> tuple[Array, dict[str, Any]]:
+        total = jnp.zeros((), jnp.result_type(float))
+        report: dict[str, Any] = {}
+        for name, term in terms.items():
+            value, found = _apply(
+                name, term, term.reduction or reduction, outputs, batch, prepared, step
+            )
+            total = total + value
+            report = {**found, **report}
+        return total, report
+
+    return Loss(prepare, apply)
+
+
+def streams(**losses: Loss) -> Loss:
+    """The sum of losses on batches of their own, e.g. PPO and its pretraining mix.
+
+    `batch`, `outputs` and `prepared` are dicts with the names given here; every stream
+    may have another number of rows. Metric names must not meet, except that the first
+    stream's is kept.
+    """
+
+    def prepare(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: loss.prepare(batch[name]) for name, loss in losses.items()}
+
+    def apply(outputs: Any, batch: Any, prepared: Any, step: Any):
+        total = jnp.zeros((), jnp.result_type(float))
+        report: dict[str, Any] = {}
+        for name, loss in losses.items():
+            value, found = loss.apply(outputs[name], batch[name], prepared[name], step)
+            total = total + value
+            report = {**found, **report}
+        return total, report
+
+    return Loss(prepare, apply)
+
+
+def _where(term: Term, batch: Any) -> reductions.Support:
+    where = reductions.support(batch)
+    if term.mask is None:
+        return where
+    return where._replace(mask=where.mask & term.mask(batch))
+
+
+def _prepare(term: Term, reduction: reductions.Reduction, batch: Any) -> Prepared:
+    scale = reduction.scale(_where(term, batch))
+    extra = None if term.prepare is None else term.prepare(batch)
+    prepared = Prepared(reduction.normalizer(scale), jnp.sum(scale), extra)
+    return jax.lax.stop_gradient(prepared)
+
+
+def _apply(
+    name: str,
+    term: Term,
+    reduction: reductions.Reduction,
+    outputs: Any,
+    batch: Any,
+    prepared: Mapping[str, Prepared],
+    step: Any,
+) -> tuple[Array, dict[str, Any]]:
+    where = _where(term, batch)
+    normalizer, total, extra = prepared[name]
+    weight = term.weight(step) if callable(term.weight) else term.weight
+    outputs = _quiet_padding(_switch(outputs, weight), where.mask)
+    arguments = (outputs, batch) if term.prepare is None else (outputs, batch, extra)
+    values, found = term.values(*arguments)
+    if values.shape != where.mask.shape:
+        raise ValueError(
+            f"loss term '{name}' returned values of shape {values.shape}, "
+            f"its batch has {where.mask.shape}"
+        )
+    scale = reduction.scale(where)
+    reduced = _divide(jnp.sum(jnp.where(scale != 0, values, 0.0) * scale), normalizer)
+    report = {**found, f"loss/{name}": _share(reduced, jnp.sum(scale), total)}
+    if callable(term.weight):
+        report[f"loss_weight/{name}"] = metrics.scalar(weight)
+    return jnp.where(jnp.asarray(weight) == 0, 0.0, weight * reduced), report
+
+
+def _divide(x: Array, by: Array) -> Array:
+    """x / by, and 0 for an empty batch."""
+    return jnp.where(by != 0, x, 0.0) / jnp.where(by != 0, by, 1.0)
+
+
+def _share(value: Array, scale: Array, total: Array) -> metrics.Mean:
+    """A part of the minibatch's value whose counts add up to one over the parts."""
+    return metrics.Mean(
+        jax.lax.stop_gradient(value).astype(jnp.float32),
+        _divide(scale, total).astype(jnp.float32),
+    )
+
+
+def _switch(outputs: Any, weight: Any) -> Any:
+    """Cut the gradient where the weight is 0 (a select, so that NaN cannot pass)."""
+    active = jnp.asarray(weight) != 0
+    return jax.tree.map(
+        lambda x: jnp.where(active, x, jax.lax.stop_gradient(x)), outputs
+    )
+
+
+def _quiet_padding(outputs: Any, mask: Array) -> Any:
+    """Zero what the network says where the term does not count.
+
+    The select also makes the gradient there exactly 0, whatever the padding holds.
+    """
+
+    def quiet(x: Array) -> Array:
+        if x.shape[: mask.ndim] != mask.shape:
+            return x
+        keep = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+        return jnp.where(keep, x, jnp.zeros((), x.dtype))
+
+    return jax.tree.map(quiet, outputs)
