@@ -4,9 +4,9 @@
     python scripts/identities.py --write    # regenerate
     python scripts/identities.py --missing  # required ids without a test
 
-A test that carries `@pytest.mark.identity("C18")` states the fact in the first line of
-its docstring. Ids are C (identities), B (bugs, shown by putting them in) and I
-(invariants that other codebases have violated).
+A test that carries `@pytest.mark.identity("C18")` states the fact in the first
+paragraph of its docstring. Ids are C (identities), B (bugs, shown by putting them in)
+and I (invariants that other codebases have violated).
 """
 
 import argparse
@@ -66,8 +66,8 @@ def _tests_of(node: ast.AST, path: str, outer: list[str]) -> Iterator[Test]:
             if isinstance(child, ast.ClassDef):
                 yield from _tests_of(child, path, ids)
             elif ids and child.name.startswith("test"):
-                lines = (ast.get_docstring(child) or "").strip().splitlines()
-                statement = lines[0].strip() if lines else ""
+                paragraph = (ast.get_docstring(child) or "").split("\n\n")[0]
+                statement = " ".join(paragraph.split())
                 yield Test(path, child.name, statement, tuple(dict.fromkeys(ids)))
 
 

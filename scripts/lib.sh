@@ -54,7 +54,7 @@ install_stamp() {
   "$1" - "$2" <<'PY'
 import hashlib, os, pathlib, sys
 version = "%d.%d" % sys.version_info[:2]
-files = ["setup.py", "pyproject.toml", "constraints/%s.txt" % version]
+files = ["setup.py", "constraints/%s.txt" % version]
 data = b"".join(pathlib.Path(f).read_bytes() for f in files if os.path.exists(f))
 print(version, sys.argv[1] or "base", hashlib.sha256(data).hexdigest(), os.getcwd())
 PY
@@ -78,9 +78,9 @@ make_venv() {
   else
     note "no constraint file for Python $version: newest allowed versions"
   fi
-  note "installing into $venv"
+  note "installing into $venv (a few minutes)"
   rm -f "$venv"/installed-*
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
     ${constraints[@]+"${constraints[@]}"} --editable ".${extras:+[$extras]}" ||
     fail "installation into $venv failed; run the same command again to resume"
   echo "$stamp" >"$venv/installed-${extras:-base}"

@@ -1,0 +1,174 @@
+"""Meshes and shardings: four axes, logical names, one table of rules.
+
+The networks name the axes of their parameters (`embed`, `mlp`, `heads` ...); here is
+which mesh axis each name is laid over. The mesh has the axes `data` and `fsdp` (both
+split the batch; `fsdp` also splits parameters), `tensor` (splits heads and hidden
+units) and `sequence` (splits the length). All are `Auto`: the compiler places the
+collectives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rlhf_jax.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+
+RULES: Mapping[str, str | None] = {
+    "batch": "data",
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "layers": None,
+    "lora_rank": None,
+    "scalar": None,
+    "norm": None,
+}
+"""Logical name -> mesh axis or None (replicated)."""
+
+
+def mesh(
+    *,
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    sequence: int = 1,
+    devices: list[Any] | None = None,
+) -> Mesh:
+    """A mesh with the axes of `AXES`, every one of them `Auto`.
+
+    Args:
+      data, fsdp, tensor, sequence: axis sizes; at most one is -1, which takes the
+        devices that the others leave.
+      devices: a list of `jax.Device`, all of them by default.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = _fill((data, fsdp, tensor, sequence), len(devices))
+    return jax.make_mesh(
+        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def _fill(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Axis sizes with -1 replaced, checked against the number of devices."""
+    text = " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+    free = sizes.count(-1)
+    if free > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise UserError(
+            f"mesh {text}: sizes are positive and at most one is -1 (what is left)"
+        )
+    known = math.prod(size for size in sizes if size != -1)
+    if count % known or (not free and known != count):
+        raise UserError(
+            f"mesh {text} needs {'a multiple of ' * free}{known} devices and "
+            f"there are {count}; change the sizes or set one of them to -1"
+        )
+    return tuple(count // known if size == -1 else size for size in sizes)
+
+
+def check_rules(rules: Mapping[str, str | None], mesh: Mesh) -> None:
+    """Raise `UserError` where a rule names an axis that the mesh does not have."""
+    for name, axis in rules.items():
+        if axis is not None and axis not in mesh.axis_names:
+            raise UserError(
+                f"sharding rule {name} -> {axis}: the mesh has the axes "
+                f"{', '.join(mesh.axis_names)}"
+            )
+
+
+def spec(
+    logical_axes: tuple[str | None, ...],
+    rules: Mapping[str, str | None] = RULES,
+) -> PartitionSpec:
+    """The partition of one array from the logical names of its axes.
+
+    Raises:
+      UserError: a name has no rule, or two axes of the array claim one mesh axis.
+    """
+    axes: list[str | None] = []
+    for name in logical_axes:
+        if name is not None and name not in rules:
+            raise UserError(f"logical axis {name!r} has no sharding rule")
+        axis = None if name is None else rules[name]
+        if axis is not None and axis in axes:
+            other = logical_axes[axes.index(axis)]
+            raise UserError(
+                f"logical axes {other!r} and {name!r} of one array are both laid over "
+                f"the mesh axis {axis!r}; change one rule"
+            )
+        axes.append(axis)
+    return PartitionSpec(*axes)
+
+
+def shardings(
+    mesh: Mesh,
+    logical_axes: Any,
+    rules: Mapping[str, str | None] = RULES,
+) -> Any:
+    """Shardings of a tree from the logical axes of its leaves.
+
+    Args:
+      mesh: where the arrays live.
+      logical_axes: a tree whose leaves are tuples of logical names or None, one entry
+        for each axis of the array; `()` for a scalar or a replicated array.
+      rules: logical name -> mesh axis.
+
+    Returns:
+      The same tree with a `NamedSharding` in the place of every tuple.
+    """
+    check_rules(rules, mesh)
+
+    def is_leaf(node: Any) -> bool:
+        return type(node) is tuple and all(isinstance(x, str | None) for x in node)
+
+    return jax.tree.map(
+        lambda axes: NamedSharding(mesh, spec(axes, rules)),
+        logical_axes,
+        is_leaf=is_leaf,
+    )
+
+
+def check_fits(arrays: Any, shardings: Any) -> None:
+    """Raise `UserError` where an axis of an array does not divide over its mesh axes.
+
+    Args:
+      arrays: a tree of arrays or `jax.ShapeDtypeStruct`.
+      shardings: the same tree of `NamedSharding`.
+    """
+
+    def check(path: Any, array: Any, sharding: NamedSharding) -> None:
+        for axis, (size, names) in enumerate(
+            zip(array.shape, sharding.spec, strict=False)
+        ):
+            names = (names,) if isinstance(names, str) else names or ()
+            parts = math.prod(sharding.mesh.shape[name] for name in names)
+            if size % parts:
+                raise UserError(
+                    f"{jax.tree_util.keystr(path)} of shape {tuple(array.shape)}: axis "
+                    f"{axis} of size {size} does not divide over {parts} devices "
+                    f"(mesh axis {' x '.join(names)}); change the mesh"
+                )
+
+    jax.tree_util.tree_map_with_path(check, arrays, shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of batch-leading arrays: axis 0 over `data` and `fsdp` together."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Sharding of what every device holds in full."""
+    return NamedSharding(mesh, PartitionSpec())
