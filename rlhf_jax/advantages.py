@@ -63,7 +63,8 @@ def gae(
         truncated = trajectory.truncated & bootstrap_truncated
         if after_last:
             mask = masking.extend_by_one(mask)
-            last = jnp.arange(mask.shape[1]) == masking.last_real_index(mask)[:, None]
+            columns = jnp.arange(mask.shape[1])[None, :]
+            last = columns == masking.last_real_index(mask)[:, None]
             terminal = last & jnp.any(terminal, axis=1, keepdims=True)
         found, targets = returns.gae(
             rewards.tokens, values, mask, terminal, truncated, discount, lam

@@ -56,7 +56,9 @@ def exact_kl(
             heads[1].logits(flat_q, unembedding_q),
         )
     else:
-        result = _chunked(flat_p, unembedding_p, flat_q, unembedding_q, heads, size)
+        result: Any = _chunked(
+            flat_p, unembedding_p, flat_q, unembedding_q, heads, size
+        )
     return result.reshape(hidden_p.shape[:-1])
 
 

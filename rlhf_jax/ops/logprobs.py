@@ -106,7 +106,7 @@ def token_logprobs(
     if size == vocab and chunk_size is None:
         result = statistics(head.logits(flat, unembedding), flat_targets)
     else:
-        result = _chunked(flat, unembedding, flat_targets, head, size)
+        result: Any = _chunked(flat, unembedding, flat_targets, head, size)
     return TokenLogprobs(*(x.reshape(targets.shape) for x in result))
 
 
@@ -141,7 +141,7 @@ def _chunked(
 def _forward(
     hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
 ) -> Any:
-    result = _chunked(hidden, unembedding, targets, head, size)
+    result: Any = _chunked(hidden, unembedding, targets, head, size)
     return result, (hidden, unembedding, targets, result.entropy, result.logsumexp)
 
 
@@ -161,7 +161,7 @@ def _backward(
         logits, pull = jax.vjp(head.logits, hidden, part)
         logprobs = logits - lse[:, None]
         slope = constant[:, None] - to_entropy[:, None] * logprobs
-        chosen = jnp.arange(rows) == (targets - start)[:, None]
+        chosen = jnp.arange(rows)[None, :] == (targets - start)[:, None]
         push = jnp.exp(logprobs) * slope + jnp.where(chosen, to_logprob[:, None], 0.0)
         from_hidden, from_rows = pull(push)
         d_hidden = d_hidden + from_hidden.astype(jnp.float32)

@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from rlhf_jax import types
 
 
-def masked_sum(x: Num[Array, "..."], mask: Bool[Array, "..."]) -> Float[Array, ""]:
+def masked_sum(x: Num[Array, "*_"], mask: Bool[Array, "*_"]) -> Float[Array, ""]:
     """Sum of `x` where `mask`, in float32; `x` and `mask` have one shape."""
     return jnp.sum(jnp.where(mask, x.astype(jnp.float32), 0.0))
 
 
 def weights_of(
-    mask: Bool[Array, "*shape"], weight: Num[Array, "..."] | None = None
+    mask: Bool[Array, "*shape"], weight: Num[Array, "*_"] | None = None
 ) -> Float[Array, "*shape"]:
     """float32 weights: `weight` where `mask`, else 0.
 
@@ -45,7 +45,7 @@ def _weighted_mean(x: Array, weights: Array) -> Array:
 def masked_mean(
     x: Num[Array, "*shape"],
     mask: Bool[Array, "*shape"],
-    weight: Num[Array, "..."] | None = None,
+    weight: Num[Array, "*_"] | None = None,
 ) -> Float[Array, ""]:
     """Mean of `x` where `mask`, each element weighted; 0 where nothing is real.
 
@@ -65,7 +65,7 @@ def masked_whiten(
     mask: Bool[Array, "*shape"],
     shift_mean: bool = True,
     eps: float = 1e-8,
-    weight: Num[Array, "..."] | None = None,
+    weight: Num[Array, "*_"] | None = None,
 ) -> Float[Array, "*shape"]:
     """Scale to unit variance; mean 0, or the old mean if `shift_mean` is False.
 
@@ -97,7 +97,7 @@ def positions_from_mask(mask: Bool[Array, "*B L"]) -> Int[Array, "*B L"]:
 
 def last_real_index(mask: Bool[Array, "*B L"]) -> Int[Array, "*B"]:
     """int32 column of the last True of each row, -1 in a row without any."""
-    columns = jnp.arange(mask.shape[-1], dtype=jnp.int32)
+    columns = jax.lax.broadcasted_iota(jnp.int32, mask.shape, mask.ndim - 1)
     return jnp.max(jnp.where(mask, columns, -1), axis=-1)
 
 

@@ -51,7 +51,7 @@ def gae(
     values: Float[Array, "B T+1"],
     mask: Bool[Array, "B T"],
     terminal: Bool[Array, "B T"],
-    truncated: Bool[Array, "B"],
+    truncated: Bool[Array, " B"],
     discount: float | int,
     lam: float | int,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
@@ -99,7 +99,7 @@ def discounted_returns(
     rewards: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     discount: float | int,
-    bootstrap: Float[Array, "B"] | None = None,
+    bootstrap: Float[Array, " B"] | None = None,
 ) -> Float[Array, "B T"]:
     """Monte-Carlo returns `G_t = r_t + discount * G_{t+1}`.
 

@@ -13,7 +13,7 @@ def _place(
     rewards: types.Rewards, mask: types.Array, column: types.Array
 ) -> types.Rewards:
     """Adds each score at its column [B]; a column of -1 is nowhere."""
-    here = jnp.arange(mask.shape[1]) == column[:, None]
+    here = jnp.arange(mask.shape[1])[None, :] == column[:, None]
     tokens = jnp.where(mask, rewards.tokens.astype(jnp.float32), 0.0)
     scores = rewards.scores.astype(jnp.float32)[:, None]
     return rewards._replace(tokens=tokens + jnp.where(here, scores, 0.0))
