@@ -1,5 +1,9 @@
 """Rollouts: sampling, log-probs of samples, scorers, best-of-n, evaluation."""
 
+from rlhf_jax.rollout import best_of_n as best_of_n
+from rlhf_jax.rollout import evaluate as evaluate
+from rlhf_jax.rollout.evaluate import Evaluation as Evaluation
+from rlhf_jax.rollout.evaluate import evaluator as evaluator
 from rlhf_jax.rollout.logits import check_trainable as check_trainable
 from rlhf_jax.rollout.logits import requires_support as requires_support
 from rlhf_jax.rollout.sampler import Machine as Machine

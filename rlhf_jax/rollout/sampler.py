@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import rng
+from rlhf_jax import networks, rng
 from rlhf_jax.ops import logprobs, masking
 from rlhf_jax.rollout import logits as rules_of
 from rlhf_jax.types import Array, ModelInputs, Network, Params, PromptBatch, Rollout
@@ -65,16 +65,6 @@ class Machine(NamedTuple):
     finish: Callable[[PromptBatch, SamplingState], Rollout]
 
 
-def next_logits(network: Network, params: Params, hidden: Array) -> Array:
-    """Logits float32[B V] from the hidden state [B D] of the last position only."""
-    unembedding = network.unembedding(params)
-    logits = jnp.einsum(
-        "bd,vd->bv", hidden, unembedding, preferred_element_type=jnp.float32
-    )
-    softcap = network.config.final_softcap
-    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
-
-
 def machine(
     network: Network,
     *,
@@ -117,7 +107,7 @@ def machine(
         return tokens, logprobs.from_logits(logits, tokens)
 
     def extend(params: Params, hidden: Array, state: SamplingState) -> SamplingState:
-        tokens, chosen = choose(next_logits(network, params, hidden), state)
+        tokens, chosen = choose(networks.logits(network, params, hidden), state)
         alive = ~state.done
         stopped = alive & jnp.isin(tokens, stops)
 
@@ -139,6 +129,9 @@ def machine(
         batch, width = prompt.tokens.shape
         cache = network.init_cache(batch, width + max_length - 1)
         outputs = network.apply(params, prompt_inputs(prompt), cache)
+        cache = outputs.cache
+        if samples_per_prompt > 1:
+            cache = networks.repeat_cache(cache, samples_per_prompt)
         rows = batch * samples_per_prompt
         state = SamplingState(
             length=jnp.zeros((), jnp.int32),
@@ -150,7 +143,7 @@ def machine(
             prompt_length=_repeat(
                 jnp.sum(prompt.mask, axis=1, dtype=jnp.int32), samples_per_prompt
             ),
-            cache=_repeat_cache(outputs.cache, samples_per_prompt),
+            cache=cache,
             key=key,
         )
         hidden = _repeat(outputs.hidden[:, -1], samples_per_prompt)
@@ -266,8 +259,3 @@ def prompt_inputs(prompt: PromptBatch) -> ModelInputs:
 
 def _repeat(x: Array, times: int) -> Array:
     return x if times == 1 else jnp.repeat(x, times, axis=0)
-
-
-def _repeat_cache(cache: Any, times: int) -> Any:
-    """Batch-leading leaves repeat; a scalar (the column written next) is shared."""
-    return jax.tree.map(lambda x: _repeat(x, times) if x.ndim else x, cache)

@@ -39,6 +39,10 @@ def last_token_scores(
       float32[B].
     """
     scalars = network.apply(params, inputs).scalars
+    if scalars is None:
+        raise UserError(
+            "the reward model has no scalar head; build it with networks.scalar_model"
+        )
     index = masking.last_real_index(inputs.mask)
     return jnp.take_along_axis(scalars, index[:, None], axis=1)[:, 0]
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax import metrics
+from rlhf_jax.ops import exact_kl as exact_kl_of
 from rlhf_jax.ops import logprobs, masking
 from rlhf_jax.types import ModelInputs, Network, Params, Rollout
 
@@ -110,7 +111,7 @@ def exact_kl(
       nats, float32[B T]; 0 on padding.
     """
     softcap = network.config.final_softcap
-    values = logprobs.exact_kl(
+    values = exact_kl_of.exact_kl(
         response_hidden(network, params, rollout),
         network.unembedding(params),
         response_hidden(network, ref_params, rollout),

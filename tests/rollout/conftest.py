@@ -14,18 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax.types import Array, Network, NetworkOutputs, PromptBatch
+from rlhf_jax import networks
+from rlhf_jax.types import Network, NetworkOutputs, PromptBatch
 
 
 class FakeConfig(NamedTuple):
     vocab_size: int
     final_softcap: float | None
-
-
-class FakeCache(NamedTuple):
-    index: Array
-    mask: Array
-    embedded: Array
 
 
 def fake_network(
@@ -43,10 +38,14 @@ def fake_network(
         }
 
     def init_cache(batch_size, length):
-        return FakeCache(
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((batch_size, length), bool),
-            jnp.zeros((batch_size, length, width), jnp.float32),
+        integers = jnp.zeros((batch_size, length), jnp.int32)
+        return networks.Cache(
+            keys=(jnp.zeros((batch_size, length, width), jnp.float32),),
+            values=(),
+            mask=jnp.zeros((batch_size, length), bool),
+            positions=integers,
+            segment_ids=integers,
+            index=0,
         )
 
     def apply(variables, inputs, cache=None):
@@ -58,8 +57,9 @@ def fake_network(
         else:
             index = cache.index
             mask = jax.lax.dynamic_update_slice(cache.mask, inputs.mask, (0, index))
-            past = jax.lax.dynamic_update_slice(cache.embedded, embedded, (0, index, 0))
-            cache = FakeCache(index + columns, mask, past)
+            past = jax.lax.dynamic_update_slice(cache.keys[0], embedded, (0, index, 0))
+            after = jnp.asarray(index + columns, jnp.int32)
+            cache = cache._replace(keys=(past,), mask=mask, index=after)
         keys = jnp.arange(mask.shape[1])
         earlier = keys[None, :] < (index + jnp.arange(columns))[:, None]
         visible = (earlier[None] & mask[:, None]).astype(jnp.float32)
