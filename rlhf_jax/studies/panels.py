@@ -1,0 +1,215 @@
+"""Which plots a report shows, of which metrics, with units and how to read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from rlhf_jax.studies import runs
+
+
+class Line(NamedTuple):
+    """One line of a panel: the first of `names` that a stage has."""
+
+    label: str
+    names: tuple[str, ...]
+    color: str = "c0"
+
+
+class Panel(NamedTuple):
+    """One plot of a stage.
+
+    Attributes:
+      title: what is shown.
+      unit: label of the vertical axis, with unit.
+      lines: its lines; those without data are left out.
+      help: how to read it, one or two sentences.
+      include: values that the vertical axis must show.
+    """
+
+    title: str
+    unit: str
+    lines: tuple[Line, ...]
+    help: str
+    include: tuple[float, ...] = ()
+
+
+GOLD = ("eval/gold", "objective/gold")
+PROXY = ("eval/proxy", "objective/scores")
+KL = ("eval/kl", "eval/kl_exact", "objective/kl_exact", "objective/kl")
+
+PANELS = (
+    Panel(
+        "Gold and proxy reward",
+        "reward [score]",
+        (
+            Line("gold, held out", GOLD, "gold"),
+            Line("proxy, held out", ("eval/proxy",), "proxy"),
+            Line("proxy, training batch", ("objective/scores",), "faint"),
+        ),
+        "Gold is what we want, proxy is what was optimized. Lines that part are "
+        "over-optimization. Band: ± 1 standard error.",
+    ),
+    Panel(
+        "KL from the reference",
+        "KL [nats per response]",
+        (
+            Line("exact, held out", ("eval/kl", "eval/kl_exact"), "kl"),
+            Line("exact, training", ("objective/kl_exact",), "c6"),
+            Line("k1", ("objective/kl_k1", "objective/kl"), "c3"),
+            Line("k2", ("objective/kl_k2",), "c4"),
+            Line("k3", ("objective/kl_k3",), "c5"),
+        ),
+        "How far the policy went. Exact: summed over the vocabulary at each token of "
+        "sampled prefixes; k1, k2, k3 estimate it from the sampled tokens alone.",
+        (0.0,),
+    ),
+    Panel(
+        "Entropy",
+        "entropy [nats per token]",
+        (
+            Line("training batch", ("objective/entropy", "policy/entropy")),
+            Line("held out", ("eval/entropy",), "c1"),
+        ),
+        "Mean entropy of the next token. A fall to zero means that the policy repeats "
+        "itself and has stopped to explore.",
+        (0.0,),
+    ),
+    Panel(
+        "Response length",
+        "length [tokens]",
+        (
+            Line("held out", ("eval/length",), "c1"),
+            Line("training batch", ("rollout/length",)),
+        ),
+        "A steady climb without gold often means that the reward model likes length.",
+        (0.0,),
+    ),
+    Panel(
+        "Responses cut off",
+        "share of responses",
+        (
+            Line("training batch", ("rollout/truncated_fraction",)),
+            Line("held out", ("eval/truncated_fraction",), "c1"),
+        ),
+        "Responses that ended by length instead of a stop token.",
+        (0.0,),
+    ),
+    Panel(
+        "Value: explained variance",
+        "share of the variance",
+        (Line("value function", ("value/explained_variance",), "c2"),),
+        "1: the value function forecasts the return perfectly; 0: no better than the "
+        "mean; below 0: worse than that.",
+        (0.0, 1.0),
+    ),
+    Panel(
+        "Clip fraction",
+        "share of tokens",
+        (
+            Line("policy ratio", ("policy/clip_fraction",)),
+            Line("value", ("value/clip_fraction",), "c2"),
+        ),
+        "Tokens whose update was cut by clipping. Near 0: steps are small. Above "
+        "about 0.3: the updates are too large for the trust region.",
+        (0.0,),
+    ),
+    Panel(
+        "KL within the update",
+        "KL(old || new) [nats per token]",
+        (Line("approximate KL", ("policy/approx_kl",), "c3"),),
+        "How far one round of updates moves the policy from the one that sampled.",
+        (0.0,),
+    ),
+    Panel(
+        "KL coefficient",
+        "kl_coef [score per nat]",
+        (Line("coefficient", ("objective/kl_coef", "policy/kl_coef"), "kl"),),
+        "Price of a nat of KL in the reward; moves under the adaptive controller.",
+        (0.0,),
+    ),
+    Panel(
+        "Reward model: accuracy",
+        "share of pairs",
+        (
+            Line("held out", ("eval/accuracy",), "c1"),
+            Line("training batch", ("reward_model/accuracy",)),
+        ),
+        "Pairs that the model orders as the labels do; 0.5 is chance.",
+        (0.5, 1.0),
+    ),
+    Panel(
+        "Perplexity",
+        "perplexity",
+        (Line("held out", ("eval/perplexity",), "c1"),),
+        "Exponential of the mean negative log-likelihood of a held-out token.",
+    ),
+    Panel(
+        "Gradient norm",
+        "global norm",
+        (Line("before clipping", ("optim/grad_norm",), "c4"),),
+        "Norm of the gradient of all parameters. Spikes point at single bad batches.",
+        (0.0,),
+    ),
+    Panel(
+        "Learning rate",
+        "learning rate",
+        (Line("rate", ("optim/lr",), "c4"),),
+        "What the schedule gave the optimizer.",
+        (0.0,),
+    ),
+    Panel(
+        "Throughput",
+        "tokens per second",
+        (Line("tokens", ("time/tokens_per_second",), "c5"),),
+        "Tokens through the step per second of wall time.",
+        (0.0,),
+    ),
+    Panel(
+        "Compiled programs",
+        "programs since the start",
+        (Line("compile count", ("compile/count", "time/compiles"), "c6"),),
+        "Flat after warm-up is right: a climb means that shapes change between steps.",
+        (0.0,),
+    ),
+)
+
+LOSS = re.compile(r"(^|/)(loss|[a-z_]*_loss)($|/)")
+"""Metric names that are losses: `value/loss`, `loss/policy`, `eval/loss` ..."""
+
+NOT_A_PHASE = re.compile(r"/(step|total|iteration|elapsed|.*per_second|.*compil.*)$")
+"""Names under `time/` that are no phase of a step."""
+
+
+def losses(names: Iterable[str]) -> list[Panel]:
+    """One panel a loss, since losses differ in scale."""
+    return [
+        Panel(
+            f"Loss: {name}",
+            "loss",
+            (Line(name, (name,), "c3"),),
+            "Held-out loss." if name.startswith("eval/") else "Training loss.",
+        )
+        for name in names
+        if LOSS.search(name)
+    ]
+
+
+def phases(names: Iterable[str]) -> list[str]:
+    """The `time/*` metrics that add up to a step."""
+    return [n for n in names if n.startswith("time/") and not NOT_A_PHASE.search(n)]
+
+
+def find(curves: Mapping[str, runs.Curve], names: Iterable[str]) -> str | None:
+    """The first of `names` that the stage has."""
+    return next((name for name in names if name in curves), None)
+
+
+def shown(names: Iterable[str]) -> set[str]:
+    """Of all metric names of a stage, those that a panel of its own shows."""
+    names = list(names)
+    known = {name for panel in PANELS for line in panel.lines for name in line.names}
+    known |= {name for panel in losses(names) for name in panel.lines[0].names}
+    errors = {name for name in names if name.removesuffix("_se") in known}
+    return (known | errors | set(phases(names))) & set(names)
