@@ -1,0 +1,238 @@
+"""Checkpoints: one step directory holds everything a run needs to go on.
+
+`<stage>/checkpoints/<step>/` has the arrays in three items (`params`, `opt_state`, and
+`run` with step, key and the states of the parts) and a JSON record: data position,
+fingerprint, metrics pending for that step. It appears by one rename, so a kill in any
+phase of a save leaves the checkpoints before it usable. This is the only module that
+imports orbax; it uses the v1 interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from orbax.checkpoint import v1 as ocp
+
+from rlhf_jax.errors import UserError
+from rlhf_jax.types import TrainState
+
+
+class Record(NamedTuple):
+    """The host-side half of a checkpoint, plain JSON.
+
+    Attributes:
+      step: step of the state, the number of updates made.
+      position: of the data, as the batches reported it.
+      fingerprint: settings that change numbers, with the data under `data`.
+      notes: settings that do not.
+      evaluated: whether the state was evaluated before it was saved.
+      pending: held-out metrics of this state, to be written with its step's row.
+      reason: `scheduled`, `preempted` or `nonfinite`.
+    """
+
+    step: int
+    position: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+    notes: Mapping[str, Any]
+    evaluated: bool
+    pending: Mapping[str, float | None]
+    reason: str
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether an undisturbed run would have made this checkpoint too."""
+        return self.reason == "scheduled"
+
+
+def committed_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """Steps of the whole checkpoints in a `checkpoints` directory, ascending."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """A step directory from itself, its `checkpoints` folder or its stage folder.
+
+    The latest step is taken where there is a choice.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    path = Path(path).absolute()
+    if (path / "_CHECKPOINT_METADATA").exists():
+        return path
+    for folder in (path, path / "checkpoints"):
+        steps = committed_steps(folder)
+        if steps:
+            return folder / str(steps[-1])
+    raise UserError(
+        f"no checkpoint in {path}; name a step directory such as "
+        "<workdir>/<stage>/checkpoints/100, or a stage folder that has one"
+    )
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """The JSON record of a step directory.
+
+    Raises:
+      UserError: the directory is no checkpoint of this package.
+    """
+    with _quiet():
+        found = ocp.checkpointables_metadata(str(Path(path).absolute()))
+    stored: Any = found.custom_metadata
+    if not isinstance(stored, Mapping) or set(stored) != set(Record._fields):
+        raise UserError(f"{path} is not a checkpoint written by rlhf_jax")
+    return Record(**stored)
+
+
+def load_params(
+    path: str | os.PathLike[str], group: str | None = None, like: Any = None
+) -> Any:
+    """Parameters of a checkpoint, without optimizer and the rest.
+
+    Args:
+      path: a step directory, or a folder that `resolve` understands.
+      group: one group such as `policy`; None = all, as a dict by group.
+      like: abstract parameters with shardings to load into; None = one device.
+
+    Raises:
+      UserError: there is no such group, or a shape differs from `like`.
+    """
+    step = resolve(path)
+    stored = _stored(step)["params"]
+    if group is not None and group not in stored:
+        raise UserError(
+            f"checkpoint {step} has no parameters {group!r}; it has: "
+            f"{', '.join(sorted(stored))}"
+        )
+    wanted = stored if like is None else ({group: like} if group else like)
+    wanted = jax.tree.map(_abstract, wanted)
+    if group is not None:
+        wanted = {**{k: v for k, v in stored.items() if k != group}, **wanted}
+        wanted = {
+            k: v if k == group else jax.tree.map(lambda _: ocp.PLACEHOLDER, v)
+            for k, v in wanted.items()
+        }
+    loaded = _load(step, {"params": wanted})["params"]
+    return loaded if group is None else loaded[group]
+
+
+def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """All arrays of a checkpoint as numpy, by item: `params`, `opt_state`, `run`.
+
+    Needs neither the learner that wrote it nor its devices; typed keys come as data.
+    """
+    step = resolve(path)
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _stored(step))
+    return _load(step, like)
+
+
+def _load(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    with _quiet():
+        return ocp.load_checkpointables(str(path), dict(like))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax's dozen lines per save out of the log; errors still show."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def write(path: Path, state: TrainState, record: Record) -> None:
+    """Commit a step directory by one rename; `path` must not exist."""
+    with _quiet():
+        ocp.save_checkpointables(
+            str(path), _items(state), custom_metadata=record._asdict()
+        )
+
+
+def read(path: Path, like: TrainState) -> TrainState:
+    """Read a state back.
+
+    Args:
+      path: a step directory.
+      like: abstract state (`jax.eval_shape` of the learner's `init`), with shardings
+        on the leaves where the state is spread over devices.
+
+    Raises:
+      UserError: naming the first array that is missing, new or of another shape.
+    """
+    like = jax.tree.map(_abstract, like)
+    _check_shapes(path, _items(like))
+    loaded = _load(path, _items(like))
+    run = loaded["run"]
+    return TrainState(
+        step=run["step"],
+        params=loaded["params"],
+        opt_state=loaded["opt_state"],
+        key=run["key"],
+        extra=run["extra"],
+    )
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    run = {"step": state.step, "key": state.key, "extra": state.extra}
+    return {"params": state.params, "opt_state": state.opt_state, "run": run}
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """Abstract contents of a checkpoint, by item, as plain dicts and lists."""
+    with _quiet():
+        return dict(ocp.checkpointables_metadata(str(path)).metadata)
+
+
+def _check_shapes(path: Path, like: Mapping[str, Any]) -> None:
+    """Compare arrays by path: orbax would cast another dtype without a word."""
+    stored = _signatures(_stored(path))
+    wanted = _signatures(like)
+    for name in sorted(stored.keys() | wanted.keys()):
+        if stored.get(name) != wanted.get(name):
+            raise UserError(
+                f"checkpoint {path} does not fit: array {name} is "
+                f"{stored.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} in this run; use the settings that it "
+                "was made with, or another workdir"
+            )
+
+
+def _signatures(tree: Any) -> dict[str, str]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(_key(k) for k in path): _show(x) for path, x in flat}
+
+
+def _key(entry: Any) -> str:
+    for kind in ("key", "name", "idx"):
+        if hasattr(entry, kind):
+            return str(getattr(entry, kind))
+    return str(entry)
+
+
+def _show(leaf: Any) -> str:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = jax.eval_shape(jax.random.key_data, leaf)
+        return f"{data.dtype}{list(data.shape)}"
+    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
