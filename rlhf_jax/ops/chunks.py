@@ -70,12 +70,19 @@ def fold(
 ) -> Any:
     """Fold `body(start, rows, carry)` over the vocabulary; the last chunk is short."""
     count, tail = divmod(vocab, size)
+    if count == 1:
+        carry = body(0, size, carry)
+        return body(size, tail, carry) if tail else carry
     carry = jax.lax.fori_loop(0, count, lambda i, c: body(i * size, size, c), carry)
     return body(count * size, tail, carry) if tail else carry
 
 
 def read(unembedding: Array, start: Any, rows: int) -> Array:
-    """Rows `start ... start + rows` of the unembedding [V D]."""
+    """Rows `start ... start + rows` of the unembedding [V D].
+
+    (On a CPU, where bfloat16 is not native, the compiler holds a float32 copy of a
+    bfloat16 matrix beside the loop; accelerators do not.)
+    """
     return jax.lax.dynamic_slice_in_dim(unembedding, start, rows, axis=0)
 
 

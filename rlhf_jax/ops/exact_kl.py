@@ -48,27 +48,10 @@ def exact_kl(
     heads = (chunks.head(temperature, softcap_p), chunks.head(temperature, softcap_q))
     flat_p = hidden_p.reshape(-1, hidden_p.shape[-1])
     flat_q = hidden_q.reshape(-1, hidden_q.shape[-1])
-    vocab = unembedding_p.shape[0]
-    size = chunks.rows_per_chunk(flat_p.shape[0], vocab, chunk_size)
-    if size == vocab and chunk_size is None:
-        result = from_logits(
-            heads[0].logits(flat_p, unembedding_p),
-            heads[1].logits(flat_q, unembedding_q),
-        )
-    else:
-        result: Any = _chunked(
-            flat_p, unembedding_p, flat_q, unembedding_q, heads, size
-        )
+    size = chunks.rows_per_chunk(flat_p.shape[0], unembedding_p.shape[0], chunk_size)
+    arrays = (flat_p, unembedding_p, flat_q, unembedding_q)
+    result: Any = _chunked(*arrays, heads, size)
     return result.reshape(hidden_p.shape[:-1])
-
-
-def from_logits(
-    logits_p: Float[Array, "*N V"], logits_q: Float[Array, "*N V"]
-) -> Float[Array, "*N"]:
-    """KL(p || q) in float32 from logits that exist."""
-    log_p = jax.nn.log_softmax(logits_p.astype(jnp.float32))
-    log_q = jax.nn.log_softmax(logits_q.astype(jnp.float32))
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -2,8 +2,7 @@
 
 The logits `[B, T, V]` never exist: the vocabulary is read in chunks (`ops.chunks`),
 each chunk's logits live for one iteration, and the backward pass computes them again
-from hidden states and unembedding. Arrays that fit into one chunk take the direct way,
-which agrees to round-off in value and gradient.
+from hidden states and unembedding. What fits into one chunk takes no loop.
 
 Logits are `softcap * tanh(hidden @ unembedding.T / softcap) / temperature`: the
 temperature of sampling belongs into every log-prob (check B9). The softmax is taken in
@@ -88,8 +87,7 @@ def token_logprobs(
       targets: vocabulary ids in [0, V); on padding any valid id.
       temperature: divides the logits, above 0.
       softcap: soft cap of the logits before the temperature (Gemma 2), or None.
-      chunk_size: vocabulary rows per chunk; None chooses by size, and takes the direct
-        way where all logits fit into one chunk.
+      chunk_size: vocabulary rows per chunk; None chooses by size.
 
     Returns:
       `TokenLogprobs`, each float32 of the shape of `targets`, differentiable in
@@ -101,12 +99,8 @@ def token_logprobs(
     head = chunks.head(temperature, softcap)
     flat = hidden.reshape(-1, hidden.shape[-1])
     flat_targets = targets.reshape(-1)
-    vocab = unembedding.shape[0]
-    size = chunks.rows_per_chunk(flat.shape[0], vocab, chunk_size)
-    if size == vocab and chunk_size is None:
-        result = statistics(head.logits(flat, unembedding), flat_targets)
-    else:
-        result: Any = _chunked(flat, unembedding, flat_targets, head, size)
+    size = chunks.rows_per_chunk(flat.shape[0], unembedding.shape[0], chunk_size)
+    result: Any = _chunked(flat, unembedding, flat_targets, head, size)
     return TokenLogprobs(*(x.reshape(targets.shape) for x in result))
 
 
