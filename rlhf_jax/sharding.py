@@ -20,20 +20,30 @@ from rlhf_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
-RULES: Mapping[str, str | None] = {
-    "batch": "data",
-    "vocab": "tensor",
+Rules = Mapping[str, str | tuple[str, ...] | None]
+"""Logical name -> mesh axis, several of them, or None (replicated)."""
+
+RULES: Rules = {
+    # Parameters.
     "embed": "fsdp",
+    "vocab": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",
-    "head_dim": None,
     "mlp": "tensor",
+    "head_dim": None,
     "layers": None,
     "lora_rank": None,
-    "scalar": None,
-    "norm": None,
+    # Activations. `batch` takes both axes that split the data, so that the width of an
+    # activation cannot lie over `fsdp` as the width of a parameter does.
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "cache_length": None,
+    "activation_embed": None,
+    "activation_heads": "tensor",
+    "activation_kv_heads": "tensor",
+    "activation_mlp": "tensor",
 }
-"""Logical name -> mesh axis or None (replicated)."""
+"""Where the names of `networks` lie by default."""
 
 
 def mesh(
@@ -78,52 +88,55 @@ def _fill(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(count // known if size == -1 else size for size in sizes)
 
 
-def check_rules(rules: Mapping[str, str | None], mesh: Mesh) -> None:
+def _axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one rule or of one entry of a partition."""
+    if rule is None:
+        return ()
+    return (rule,) if isinstance(rule, str) else rule
+
+
+def check_rules(rules: Rules, mesh: Mesh) -> None:
     """Raise `UserError` where a rule names an axis that the mesh does not have."""
-    for name, axis in rules.items():
-        if axis is not None and axis not in mesh.axis_names:
-            raise UserError(
-                f"sharding rule {name} -> {axis}: the mesh has the axes "
-                f"{', '.join(mesh.axis_names)}"
-            )
+    for name, rule in rules.items():
+        for axis in _axes(rule):
+            if axis not in mesh.axis_names:
+                raise UserError(
+                    f"sharding rule {name} -> {axis}: the mesh has the axes "
+                    f"{', '.join(mesh.axis_names)}"
+                )
 
 
-def spec(
-    logical_axes: tuple[str | None, ...],
-    rules: Mapping[str, str | None] = RULES,
-) -> PartitionSpec:
+def spec(logical_axes: tuple[str | None, ...], rules: Rules = RULES) -> PartitionSpec:
     """The partition of one array from the logical names of its axes.
 
     Raises:
       UserError: a name has no rule, or two axes of the array claim one mesh axis.
     """
-    axes: list[str | None] = []
+    taken: dict[str, str] = {}
     for name in logical_axes:
         if name is not None and name not in rules:
             raise UserError(f"logical axis {name!r} has no sharding rule")
-        axis = None if name is None else rules[name]
-        if axis is not None and axis in axes:
-            other = logical_axes[axes.index(axis)]
-            raise UserError(
-                f"logical axes {other!r} and {name!r} of one array are both laid over "
-                f"the mesh axis {axis!r}; change one rule"
-            )
-        axes.append(axis)
-    return PartitionSpec(*axes)
+        for axis in _axes(None if name is None else rules[name]):
+            if axis in taken:
+                raise UserError(
+                    f"logical axes {taken[axis]!r} and {name!r} of one array are both "
+                    f"laid over the mesh axis {axis!r}; change one rule"
+                )
+            taken[axis] = str(name)
+    return PartitionSpec(
+        *(None if name is None else rules[name] for name in logical_axes)
+    )
 
 
-def shardings(
-    mesh: Mesh,
-    logical_axes: Any,
-    rules: Mapping[str, str | None] = RULES,
-) -> Any:
+def shardings(mesh: Mesh, logical_axes: Any, rules: Rules = RULES) -> Any:
     """Shardings of a tree from the logical axes of its leaves.
 
     Args:
       mesh: where the arrays live.
       logical_axes: a tree whose leaves are tuples of logical names or None, one entry
-        for each axis of the array; `()` for a scalar or a replicated array.
-      rules: logical name -> mesh axis.
+        for each axis of the array; `()` for a scalar or a replicated array. What
+        `networks.logical_axes(network)` gives.
+      rules: logical name -> mesh axes.
 
     Returns:
       The same tree with a `NamedSharding` in the place of every tuple.
@@ -152,7 +165,7 @@ def check_fits(arrays: Any, shardings: Any) -> None:
         for axis, (size, names) in enumerate(
             zip(array.shape, sharding.spec, strict=False)
         ):
-            names = (names,) if isinstance(names, str) else names or ()
+            names = _axes(names)
             parts = math.prod(sharding.mesh.shape[name] for name in names)
             if size % parts:
                 raise UserError(

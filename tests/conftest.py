@@ -11,11 +11,9 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import identities  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "scripts"))
-import identities  # noqa: E402
 
 # [B T] with [T] is an error: which axis was meant must be written.
 jax.config.update("jax_numpy_rank_promotion", "raise")

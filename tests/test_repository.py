@@ -119,7 +119,7 @@ MACHINE = [
     r"find[-]links",
     r"https?://\S+/simple\b",
     r"(?<![\w.])/(home|Users)/\w+/",
-    r"(?<![\w.])/root/",
+    r"(?<![\w.])/[r]oot/",
 ]
 
 

@@ -8,7 +8,7 @@ import jax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from rlhf_jax import sharding
+from rlhf_jax import networks, rng, sharding
 from rlhf_jax.errors import UserError
 
 
@@ -66,10 +66,44 @@ def test_shardings_keep_the_tree():
     assert result["c"] is None
 
 
+def test_one_axis_of_an_array_may_lie_over_two_mesh_axes():
+    batch = ("batch", "length", "activation_embed")
+    assert sharding.spec(batch) == PartitionSpec(("data", "fsdp"), "sequence", None)
+    with pytest.raises(UserError, match="'batch' and 'embed'.*'fsdp'"):
+        sharding.spec(("batch", "embed"))
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize("family", [networks.presets.llama, networks.presets.gpt2])
+def test_every_axis_of_a_network_has_a_rule(family, scan_layers):
+    network = networks.language_model(
+        tiny(family), value_head=True, scan_layers=scan_layers
+    )
+    axes = networks.logical_axes(network)
+    where = sharding.shardings(sharding.mesh(), axes)
+    abstract = jax.eval_shape(network.init, rng.root(0))
+    sharding.check_fits(abstract, where)
+    assert jax.tree.structure(abstract) == jax.tree.structure(where)
+
+
+def tiny(family):
+    return family(
+        vocab_size=32,
+        width=16,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        hidden_width=32,
+        context_length=16,
+    )
+
+
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
-from rlhf_jax import sharding
+from flax import linen as nn
+from rlhf_jax import networks, rng, sharding
 from rlhf_jax.errors import UserError
+from rlhf_jax.types import ModelInputs
 
 mesh = sharding.mesh(data=2, fsdp=2, tensor=-1)
 assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2, sequence=1), mesh.shape
@@ -105,6 +139,35 @@ except UserError as error:
     assert "['up'] of shape (5, 8): axis 0 of size 5" in str(error), error
 else:
     raise AssertionError("an axis of 5 over 2 devices was accepted")
+
+network = networks.language_model(
+    networks.presets.llama(
+        vocab_size=32, width=16, num_layers=2, num_heads=4, num_kv_heads=2,
+        hidden_width=32, context_length=16,
+    )
+)
+tokens = np.random.default_rng(2).integers(0, 32, (4, 8)).astype(np.int32)
+mask = np.ones((4, 8), bool)
+mask[1, :3] = False
+inputs = ModelInputs(
+    jnp.asarray(tokens),
+    jnp.asarray(mask),
+    jnp.asarray(np.maximum(np.cumsum(mask, axis=1) - 1, 0), jnp.int32),
+    jnp.zeros((4, 8), jnp.int32),
+)
+where = sharding.shardings(mesh, networks.logical_axes(network))
+spread = jax.jit(network.init, out_shardings=where)(rng.root(0))
+alone = network.init(rng.root(0))
+jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), spread, alone)
+
+def hidden(variables, inputs):
+    return network.apply(variables, inputs).hidden
+
+expected = jax.jit(hidden)(alone, inputs)
+inputs8 = jax.device_put(inputs, sharding.batch_sharding(mesh))
+with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(sharding.RULES.items())):
+    found = jax.jit(hidden)(spread, inputs8)
+np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 half = sharding.mesh(data=4, devices=jax.devices()[:4])
 assert half.size == 4
