@@ -17,6 +17,15 @@ import jax.numpy as jnp
 from rlhf_jax import errors, types
 from rlhf_jax.ops import masking, returns
 
+__all__ = [
+    "gae",
+    "group_relative",
+    "leave_one_out",
+    "monte_carlo",
+    "stateless",
+    "whitened",
+]
+
 
 def stateless(
     estimate: Callable[[types.Rewards, types.Trajectory], types.Advantages],

@@ -15,21 +15,40 @@ it. Each returns metrics of what it did. Statistics run over the whole array, he
 the global batch under `jit`: shape first, split into minibatches later.
 """
 
-from rlhf_jax.rewards.chaining import chain as chain
-from rlhf_jax.rewards.chaining import initial as initial
-from rlhf_jax.rewards.penalties import adaptive_kl_penalty as adaptive_kl_penalty
-from rlhf_jax.rewards.penalties import kl_penalty as kl_penalty
-from rlhf_jax.rewards.placement import score_after_last_token as score_after_last_token
-from rlhf_jax.rewards.placement import score_at_last_token as score_at_last_token
-from rlhf_jax.rewards.scaling import GainAndBias as GainAndBias
-from rlhf_jax.rewards.scaling import clip as clip
-from rlhf_jax.rewards.scaling import gain_and_bias as gain_and_bias
-from rlhf_jax.rewards.scaling import measure_gain_and_bias as measure_gain_and_bias
-from rlhf_jax.rewards.scaling import running_normalization as running_normalization
-from rlhf_jax.rewards.scaling import scale as scale
-from rlhf_jax.rewards.scaling import whiten as whiten
-from rlhf_jax.rewards.termination import length_penalty as length_penalty
-from rlhf_jax.rewards.termination import missing_eos_penalty as missing_eos_penalty
+from rlhf_jax.rewards.chaining import chain
+from rlhf_jax.rewards.chaining import initial
+from rlhf_jax.rewards.penalties import adaptive_kl_penalty
+from rlhf_jax.rewards.penalties import kl_penalty
+from rlhf_jax.rewards.placement import score_after_last_token
+from rlhf_jax.rewards.placement import score_at_last_token
+from rlhf_jax.rewards.scaling import GainAndBias
+from rlhf_jax.rewards.scaling import clip
+from rlhf_jax.rewards.scaling import gain_and_bias
+from rlhf_jax.rewards.scaling import measure_gain_and_bias
+from rlhf_jax.rewards.scaling import running_normalization
+from rlhf_jax.rewards.scaling import scale
+from rlhf_jax.rewards.scaling import whiten
+from rlhf_jax.rewards.termination import length_penalty
+from rlhf_jax.rewards.termination import missing_eos_penalty
 from rlhf_jax.rewards.termination import (
-    missing_eos_replacement as missing_eos_replacement,
+    missing_eos_replacement,
 )
+
+__all__ = [
+    "GainAndBias",
+    "adaptive_kl_penalty",
+    "chain",
+    "clip",
+    "gain_and_bias",
+    "initial",
+    "kl_penalty",
+    "length_penalty",
+    "measure_gain_and_bias",
+    "missing_eos_penalty",
+    "missing_eos_replacement",
+    "running_normalization",
+    "scale",
+    "score_after_last_token",
+    "score_at_last_token",
+    "whiten",
+]
