@@ -15,22 +15,21 @@ it. Each returns metrics of what it did. Statistics run over the whole array, he
 the global batch under `jit`: shape first, split into minibatches later.
 """
 
-from rlhf_jax.rewards.chaining import chain
-from rlhf_jax.rewards.chaining import initial
-from rlhf_jax.rewards.penalties import adaptive_kl_penalty
-from rlhf_jax.rewards.penalties import kl_penalty
-from rlhf_jax.rewards.placement import score_after_last_token
-from rlhf_jax.rewards.placement import score_at_last_token
-from rlhf_jax.rewards.scaling import GainAndBias
-from rlhf_jax.rewards.scaling import clip
-from rlhf_jax.rewards.scaling import gain_and_bias
-from rlhf_jax.rewards.scaling import measure_gain_and_bias
-from rlhf_jax.rewards.scaling import running_normalization
-from rlhf_jax.rewards.scaling import scale
-from rlhf_jax.rewards.scaling import whiten
-from rlhf_jax.rewards.termination import length_penalty
-from rlhf_jax.rewards.termination import missing_eos_penalty
+from rlhf_jax.rewards.chaining import chain, initial
+from rlhf_jax.rewards.penalties import adaptive_kl_penalty, kl_penalty
+from rlhf_jax.rewards.placement import score_after_last_token, score_at_last_token
+from rlhf_jax.rewards.scaling import (
+    GainAndBias,
+    clip,
+    gain_and_bias,
+    measure_gain_and_bias,
+    running_normalization,
+    scale,
+    whiten,
+)
 from rlhf_jax.rewards.termination import (
+    length_penalty,
+    missing_eos_penalty,
     missing_eos_replacement,
 )
 
