@@ -17,11 +17,11 @@ overflow-wrap:anywhere}
 h1{font-size:22px;margin:0}
 h2{font-size:19px;margin:40px 0 8px;padding-top:14px;border-top:1px solid var(--line)}
 h3{font-size:16px;margin:22px 0 8px}h4{font-size:14px;margin:0 0 4px}
-h5{font-size:13px;margin:14px 0 4px}p{margin:6px 0;max-width:75ch}
+h5{font-size:13px;margin:14px 0 4px}p{margin:6px 0;max-width:95ch}
 small,.muted,figcaption{color:var(--muted);font-size:12.5px}
 .warn{color:var(--neg)}
 .lead{color:var(--muted);margin:2px 0 14px}
-.verdict{font-size:19px;line-height:1.4;margin:8px 0;max-width:62ch}
+.verdict{font-size:19px;line-height:1.4;margin:8px 0;max-width:72ch}
 .dot{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
 .cards{display:grid;gap:12px;margin:16px 0;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,280px),1fr))}
@@ -39,6 +39,10 @@ th,td{text-align:right;padding:5px 6px;border-bottom:1px solid var(--line);
 font-size:14px;vertical-align:top}
 th:first-child{text-align:left;font-weight:600}thead th{color:var(--muted);
 font-weight:500;font-size:12.5px}
+td small,thead small{display:inline-block;white-space:nowrap}
+.summary th,.summary td{overflow-wrap:normal}
+@media(max-width:520px){.summary th,.summary td{padding:5px 3px;font-size:13px}
+.summary small,.summary thead th{font-size:11.5px}}
 .group th{padding-top:12px}
 .facts-table th{font-weight:400;font-size:13px}.facts-table td{font-size:13px}
 .config th{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12.5px}
@@ -61,6 +65,7 @@ svg .label{fill:var(--muted);font-size:11px}
 svg .mid{text-anchor:middle}svg .end{text-anchor:end}
 .gridline{stroke:var(--line);fill:none}.axis,.tick{stroke:var(--faint);fill:none}
 .line{stroke:currentColor;fill:none;stroke-width:1.7;stroke-linejoin:round}
+.line.raw{opacity:.3;stroke-width:1}
 .series circle{fill:currentColor}.band{fill:currentColor;opacity:.16}
 .area{fill:currentColor;opacity:.8}.bad{stroke:var(--neg);stroke-width:1.4;fill:none}
 .mark{fill:currentColor}.mark text{fill:currentColor;font-size:11.5px;font-weight:600;
@@ -73,7 +78,8 @@ max-width:240px;white-space:pre-line;display:none}
 .barrow{font-size:12.5px;margin:6px 0}.bars{display:flex;height:16px}
 .bars i{display:block;opacity:.85}
 details{margin:8px 0;padding:0 12px}details[open]{padding-bottom:12px}
-summary{cursor:pointer;padding:9px 0;font-size:14px}summary em{color:var(--muted)}
+summary{cursor:pointer;padding:9px 0;font-size:14px}summary em{color:var(--muted);
+white-space:nowrap}
 summary b{margin-right:6px}
 details.inner{background:var(--bg)}
 .text{white-space:pre-wrap;margin:4px 0;font:13.5px/1.65 ui-monospace,Menlo,Consolas,

@@ -18,7 +18,7 @@ class Frame(NamedTuple):
     width: int = 380
     height: int = 220
     left: int = 48
-    right: int = 14
+    right: int = 20
     top: int = 22
     bottom: int = 34
 
@@ -42,7 +42,10 @@ class Axis(NamedTuple):
 
 
 def limits(parts: Sequence[np.ndarray], pad: float) -> tuple[float, float]:
-    """Lowest and highest finite value, `pad` of the span around; a point gets room."""
+    """Lowest and highest finite value, `pad` of the span around; a point gets room.
+
+    Zero at an end stays the end, so that fractions and counts stand on the axis.
+    """
     values = np.concatenate([*parts, np.zeros(0)])
     values = values[np.isfinite(values)]
     if not len(values):
@@ -51,7 +54,8 @@ def limits(parts: Sequence[np.ndarray], pad: float) -> tuple[float, float]:
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         room = abs(low) * 0.1 or 1.0
         return low - room, high + room
-    return low - pad * (high - low), high + pad * (high - low)
+    room = pad * (high - low)
+    return low - (room if low else 0.0), high + (room if high else 0.0)
 
 
 def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
@@ -60,7 +64,7 @@ def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.75)
     step = max(1.0, float(round(step))) if whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)

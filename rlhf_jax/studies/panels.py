@@ -58,7 +58,7 @@ PANELS = (
             Line("exact, held out", ("eval/kl", "eval/kl_exact"), "kl"),
             Line("exact, training", ("objective/kl_exact",), "c6"),
             Line("k1", ("objective/kl_k1", "objective/kl"), "c3"),
-            Line("k2", ("objective/kl_k2",), "c4"),
+            Line("k2", ("objective/kl_k2",), "c1"),
             Line("k3", ("objective/kl_k3",), "c5"),
         ),
         "How far the policy went. Exact: summed over the vocabulary at each token of "
@@ -73,7 +73,7 @@ PANELS = (
             Line("held out", ("eval/entropy",), "c1"),
         ),
         "Mean entropy of the next token. A fall to zero means that the policy repeats "
-        "itself and has stopped to explore.",
+        "itself and has stopped exploring.",
         (0.0,),
     ),
     Panel(
@@ -186,7 +186,7 @@ def losses(names: Iterable[str]) -> list[Panel]:
     """One panel a loss, since losses differ in scale."""
     return [
         Panel(
-            f"Loss: {name}",
+            "Loss" if name == "loss" else f"Loss: {name}",
             "loss",
             (Line(name, (name,), "c3"),),
             "Held-out loss." if name.startswith("eval/") else "Training loss.",

@@ -16,11 +16,13 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.studies import (
     assets,
     compare,
+    facts,
     figures,
     headline,
     runs,
     samples_view,
     schema,
+    stage_view,
 )
 
 STAGES = {
@@ -67,7 +69,7 @@ def render(found: Sequence[runs.Run]) -> str:
     """The page of runs already read, as text; the same runs give the same bytes."""
     parts = [
         _top(found),
-        *(_stage(found, stage) for stage in figures.stages(found)),
+        *(_stage(found, stage) for stage in stage_view.stages(found)),
         _samples(found),
         _more(found),
         _config(found),
@@ -108,13 +110,14 @@ def _top(found: Sequence[runs.Run]) -> str:
         _problems(found),
         "" if several else headline.cards(found),
         headline.table(found),
+        "" if several else facts.notes(found),
     ]
     if several:
         parts.append(f"<h2>What differs</h2>{_differences(found)}")
-    facts = headline.facts(found)
-    if facts:
+    numbers = facts.table(found)
+    if numbers:
         parts.append(
-            f"<details><summary>All numbers of the summary</summary>{facts}</details>"
+            f"<details><summary>All numbers of the summary</summary>{numbers}</details>"
         )
     return "".join(parts) + (_run_keys(found) if several else "")
 
@@ -130,15 +133,14 @@ def _problems(found: Sequence[runs.Run]) -> str:
 
 def _run_keys(found: Sequence[runs.Run]) -> str:
     items = "".join(
-        f'<span class="key"><i class="dot" style="background:var(--'
-        f'{figures.color_of(i)})"></i>{escape(run.name)}</span>'
+        f'<span class="key">{figures.dot(i)}{escape(run.name)}</span>'
         for i, run in enumerate(found)
     )
     return f'<div class="legend runs">{items}</div>'
 
 
 def _stage(found: Sequence[runs.Run], stage: str) -> str:
-    plots = figures.stage_figures(found, stage)
+    plots = stage_view.plots(found, stage)
     if not plots:
         return ""
     title = STAGES.get(stage.rsplit("/", 1)[-1], stage)
@@ -158,8 +160,8 @@ def _samples(found: Sequence[runs.Run]) -> str:
 
 def _more(found: Sequence[runs.Run]) -> str:
     parts = []
-    for stage in figures.stages(found):
-        plots = figures.more_figures(found, stage)
+    for stage in stage_view.stages(found):
+        plots = stage_view.more_plots(found, stage)
         if plots:
             grid = f'<div class="grid tight">{"".join(plots)}</div>'
             parts.append(f"<h3>{escape(stage)}</h3>{grid}")
@@ -177,7 +179,7 @@ def _differences(found: Sequence[runs.Run]) -> str:
     if not differences:
         return '<p class="muted">The configs are the same.</p>'
     rows = "".join(
-        f"<tr><th>{escape(key)}</th>{headline.key_values(values)}</tr>"
+        f"<tr><th>{escape(key)}</th>{facts.key_values(values)}</tr>"
         for key, values in differences.items()
     )
     return f'<table class="config"><tbody>{rows}</tbody></table>'

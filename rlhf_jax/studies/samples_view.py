@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_jax.studies import figures, runs, schema
+from rlhf_jax.studies import figures, runs, schema, stage_view
 from rlhf_jax.studies.summary import number
 
 PROMPTS = 8
@@ -40,7 +40,7 @@ def section(found: Sequence[runs.Run]) -> str:
     each; where tokens carry numbers, a choice of what colors them.
     """
     names = dict.fromkeys(str(row["stage"]) for run in found for row in run.samples)
-    stages = [name for name in figures.stages(found) if name in names]
+    stages = [name for name in stage_view.stages(found) if name in names]
     stages += [name for name in names if name not in stages]
     return "".join(_stage(found, stage) for stage in stages)
 
@@ -79,10 +79,8 @@ def _prompt(
     parts = []
     for place, of_run in enumerate(rows):
         if len(found) > 1 and of_run:
-            chip = (
-                f'<i class="dot" style="background:var(--{figures.color_of(place)})">'
-            )
-            parts.append(f"<h5>{chip}</i>{escape(found[place].name)}</h5>")
+            name = escape(found[place].name)
+            parts.append(f"<h5>{figures.dot(place)}{name}</h5>")
         parts += [_response(row) for row in _spread(of_run, moments)]
     last = [row for of_run in rows for row in of_run[-1:]]
     parts += [_numbers(row) for row in last[:1] if row.get("tokens")]

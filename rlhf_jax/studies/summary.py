@@ -128,7 +128,9 @@ def verdict(
     moved = _direction(_independent_difference(*proxy)) if all(map(known, proxy)) else 0
     text = _gold_sentence(name, start, change, gold_sd)
     if known(rows[1].get("kl")):
-        text += f" at a KL of {_signed_entry(rows[1]['kl'], sign=False)} nats"
+        text += (
+            f" at a KL of {' ± '.join(filter(None, with_error(rows[1]['kl'])))} nats"
+        )
     return f"{text}. {_proxy_sentence(_direction(change), moved)}".strip()
 
 
@@ -206,7 +208,7 @@ def _direction(change: schema.Entry) -> int:
 def _gold_sentence(
     name: str, start: str, change: schema.Entry, gold_sd: float | None
 ) -> str:
-    size = _signed_entry(change)
+    size = " ± ".join(filter(None, with_error(change, sign=True)))
     if gold_sd:
         size += (
             f", or {number(change['mean'] / gold_sd, sign=True)} sd of {start} samples"
@@ -225,10 +227,21 @@ def _proxy_sentence(gold: int, proxy: int) -> str:
     return "Proxy and gold rose together." if proxy > 0 and gold > 0 else ""
 
 
-def _signed_entry(of: Any, sign: bool = True) -> str:
-    error = of.get("se")
-    text = number(of["mean"], sign=sign)
-    return text if error is None else f"{text} ± {number(error)}"
+def with_error(of: Mapping[str, Any], sign: bool = False) -> tuple[str, str]:
+    """A mean and its standard error as text, both to the error's second digit.
+
+    The error is empty where it is unknown; the mean then has three digits.
+    """
+    mean, error = of["mean"], of.get("se")
+    if not isinstance(error, (int, float)) or not math.isfinite(error):
+        return number(mean, sign), ""
+    if not 1e-6 < error < 1e4:
+        return number(mean, sign), number(error)
+    places = min(max(0, 1 - math.floor(math.log10(error))), 8)
+    text = f"{abs(mean):,.{places}f}"
+    negative = mean < 0 and text.strip("0.,")
+    prefix = "−" if negative else "+" if sign else ""
+    return prefix + text, f"{error:,.{places}f}"
 
 
 def number(value: Any, sign: bool = False) -> str:

@@ -7,13 +7,16 @@ pointer; without a script it stays a complete picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.studies import axes, thinning
+from rlhf_jax.studies import axes, points, thinning
+
+SMOOTH_FROM = 150
+"""A line with more finite points than this is drawn pale, its running mean on top."""
 
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4")
 
@@ -40,24 +43,12 @@ class Series(NamedTuple):
     dots: bool = False
 
 
-class Mark(NamedTuple):
-    """A single labelled point with error bars, such as the best-of-n row."""
-
-    label: str
-    x: float
-    y: float
-    x_error: float = 0.0
-    y_error: float = 0.0
-    color: str = "fg"
-    shape: str = "circle"
-
-
 def lines(
     series: Sequence[Series],
     *,
     x_label: str,
     y_label: str,
-    marks: Sequence[Mark] = (),
+    marks: Sequence[points.Mark] = (),
     root_x: bool = False,
     include: Sequence[float] = (),
     whole_x: bool = True,
@@ -78,17 +69,16 @@ def lines(
     frame = frame or axes.Frame()
     kept = [_thin(one) for one in series]
     x_axis, y_axis = _axes(frame, kept, marks, include, root_x)
-    body = [
-        axes.grid(frame, x_axis, y_axis, whole_x),
-        axes.labels(frame, x_label, y_label),
-    ]
+    body = [axes.grid(frame, x_axis, y_axis, whole_x)]
+    body.append(axes.labels(frame, x_label, y_label))
     if not any(np.isfinite(one.y).any() for one in kept) and not marks:
         middle = f'x="{frame.width / 2}" y="{frame.height / 2}"'
         body.append(f'<text {middle} class="mid">no finite value</text>')
     body += [_band(one, x_axis, y_axis) for one in kept if one.band is not None]
-    body += [_line(one, x_axis, y_axis) for one in kept]
+    for one, whole in zip(kept, series, strict=True):
+        body.append(_line(one, smoothed(whole), x_axis, y_axis))
     body += [_gaps(one, x_axis, y_axis) for one in kept]
-    body += [_mark(mark, x_axis, y_axis, frame) for mark in marks]
+    body += [points.draw(mark, x_axis, y_axis, frame) for mark in marks]
     return _svg(frame, x_label, y_label, x_axis, body)
 
 
@@ -98,6 +88,7 @@ def stacked(
     *,
     x_label: str,
     y_label: str,
+    cap: float | None = None,
     frame: axes.Frame | None = None,
 ) -> str:
     """Stacked areas, first layer lowest; long series are averaged over buckets.
@@ -105,21 +96,34 @@ def stacked(
     Args:
       x: float[N] positions.
       layers: (label, float[N] values, color); NaN counts as zero.
+      x_label: name and unit of the horizontal axis.
+      y_label: name and unit of the vertical axis.
+      cap: what is higher is cut off at this height; None shows all.
+      frame: size; default 380 by 220.
     """
     frame = frame or axes.Frame()
     x, averaged = thinning.bucket_means(x, [np.nan_to_num(y) for _, y, _ in layers])
     tops = np.cumsum(np.asarray(averaged).reshape(len(layers), len(x)), axis=0)
+    tops = tops if cap is None else np.minimum(tops, cap)
     total = Series("total", x, tops[-1] if len(layers) else np.zeros(len(x)))
     x_axis, y_axis = _axes(frame, [total], (), (0.0,), False)
-    body = [
-        axes.grid(frame, x_axis, y_axis, True),
-        axes.labels(frame, x_label, y_label),
-    ]
+    body = [axes.grid(frame, x_axis, y_axis, True)]
+    body.append(axes.labels(frame, x_label, y_label))
     below = np.zeros(len(x))
     for (label, _, color), top, own in zip(layers, tops, averaged, strict=True):
         body.append(_area(label, x, below, top, own, color, x_axis, y_axis))
         below = top
     return _svg(frame, x_label, y_label, x_axis, body)
+
+
+def smoothed(one: Series) -> Series | None:
+    """Means over neighbors, where a line has more points than the eye can follow."""
+    finite = np.isfinite(one.y)
+    count = int(finite.sum())
+    if count <= SMOOTH_FROM or one.band is not None:
+        return None
+    x, (y,) = thinning.bucket_means(one.x[finite], [one.y[finite]], min(60, count // 5))
+    return one._replace(x=x, y=y)
 
 
 def _thin(one: Series) -> Series:
@@ -131,7 +135,7 @@ def _thin(one: Series) -> Series:
 def _axes(
     frame: axes.Frame,
     series: Sequence[Series],
-    marks: Sequence[Mark],
+    marks: Sequence[points.Mark],
     include: Sequence[float],
     root_x: bool,
 ) -> tuple[axes.Axis, axes.Axis]:
@@ -169,19 +173,28 @@ def _path(x: np.ndarray, y: np.ndarray, x_axis: axes.Axis, y_axis: axes.Axis) ->
     return "L".join(f"{x_axis.at(float(a))} {y_axis.at(float(b))}" for a, b in points)
 
 
-def _line(one: Series, x_axis: axes.Axis, y_axis: axes.Axis) -> str:
-    color = f"var(--{one.color})"
-    style = f' stroke-dasharray="{DASHES[one.dash % len(DASHES)]}"' if one.dash else ""
+def _line(
+    one: Series, mean: Series | None, x_axis: axes.Axis, y_axis: axes.Axis
+) -> str:
+    parts = _strokes(one, "line raw" if mean else "line", x_axis, y_axis)
+    parts += _strokes(mean, "line", x_axis, y_axis) if mean else []
+    numbers = _numbers(one.label, one.x, one.y)
+    color = f"color:var(--{one.color})"
+    return f'<g class="series" style="{color}" {numbers}>{"".join(parts)}</g>'
+
+
+def _strokes(one: Series, kind: str, x_axis: axes.Axis, y_axis: axes.Axis) -> list[str]:
+    pattern = DASHES[one.dash % len(DASHES)] if kind == "line" else ""
+    dash = f' stroke-dasharray="{pattern}"' if pattern else ""
     parts = []
     for index in _stretches(one.y):
         if len(index) > 1:
             path = _path(one.x[index], one.y[index], x_axis, y_axis)
-            parts.append(f'<path class="line" d="M{path}"{style}/>')
+            parts.append(f'<path class="{kind}" d="M{path}"{dash}/>')
         if len(index) == 1 or one.dots:
             at = zip(one.x[index].tolist(), one.y[index].tolist(), strict=True)
             parts += [_dot(x, y, x_axis, y_axis) for x, y in at]
-    numbers = _numbers(one.label, one.x, one.y)
-    return f'<g class="series" style="color:{color}" {numbers}>{"".join(parts)}</g>'
+    return parts
 
 
 def _dot(x: float, y: float, x_axis: axes.Axis, y_axis: axes.Axis) -> str:
@@ -234,28 +247,6 @@ def _area(
     numbers = _numbers(label, x, own)
     path = f'<path class="area" d="M{up}L{down}Z"/>'
     return f'<g class="series" style="color:var(--{color})" {numbers}>{path}</g>'
-
-
-SHAPES: dict[str, Callable[[float, float], str]] = {
-    "circle": lambda x, y: f'<circle cx="{x}" cy="{y}" r="4.5"/>',
-    "square": lambda x, y: f'<rect x="{x - 4}" y="{y - 4}" width="8" height="8"/>',
-    "diamond": lambda x, y: f'<path d="M{x} {y - 6}l6 6l-6 6l-6 -6Z"/>',
-}
-
-
-def _mark(mark: Mark, x_axis: axes.Axis, y_axis: axes.Axis, frame: axes.Frame) -> str:
-    x, y = x_axis.at(mark.x), y_axis.at(mark.y)
-    left, right = (x_axis.at(mark.x + d) for d in (-mark.x_error, mark.x_error))
-    low, high = (y_axis.at(mark.y + d) for d in (-mark.y_error, mark.y_error))
-    far = x > frame.width * 0.7
-    anchor, shift = ("end", -8) if far else ("start", 8)
-    return (
-        f'<g class="mark" style="color:var(--{mark.color})">'
-        f'<path class="bar" d="M{left} {y}H{right}M{x} {low}V{high}"/>'
-        f"{SHAPES[mark.shape](x, y)}"
-        f'<text x="{x + shift}" y="{y - 7}" text-anchor="{anchor}">'
-        f"{escape(mark.label)}</text></g>"
-    )
 
 
 def _svg(
