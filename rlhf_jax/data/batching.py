@@ -33,11 +33,8 @@ def prompts(
         ids: Ids = example.sequences[0].tokens
         tokens[row, length - len(ids) :] = ids
         mask[row, length - len(ids) :] = True
-    return types.PromptBatch(
-        tokens,
-        mask,
-        *_identity(rows, real),  # type: ignore[arg-type]
-    )
+    arrays: list[Any] = [tokens, mask, *_identity(rows, real)]
+    return types.PromptBatch(*arrays)
 
 
 def sequences(
@@ -68,7 +65,8 @@ def sequences(
                 loss_mask[row, span] = sequence.loss_mask
                 weight[row, span] = example.weight
                 example_id[row, span] = example.example_id
-    return types.SequenceBatch(inputs, loss_mask, weight, example_id)  # type: ignore
+    arrays: list[Any] = [inputs, loss_mask, weight, example_id]
+    return types.SequenceBatch(*arrays)
 
 
 def rankings(
@@ -93,12 +91,8 @@ def rankings(
             tokens = example.sequences[k if present else 0].tokens
             _write(inputs, (row, k), slice(0, len(tokens)), tokens, 0)
             ranks[row, k] = example.ranks[k] if present and real[row] else 0
-    return types.RankingBatch(
-        inputs,
-        ranks,
-        margin,
-        *_identity(rows, real),  # type: ignore[arg-type]
-    )
+    arrays: list[Any] = [inputs, ranks, margin, *_identity(rows, real)]
+    return types.RankingBatch(*arrays)
 
 
 def _identity(

@@ -9,6 +9,7 @@ where it is not, training would see other tokens than sampling, and it is refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,23 @@ def prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     return _render(tokenizer, messages, add_generation_prompt=True)
 
 
+def drop_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Without the oldest exchange: the system message stays, and what is kept begins
+    with the user.
+
+    Raises:
+      UserError: nothing would be left to answer.
+    """
+    system = tuple(m for m in messages[:1] if m.role == "system")
+    rest = messages[len(system) :]
+    starts = [i for i, m in enumerate(rest) if m.role == "user" and i > 0]
+    if not starts:
+        raise UserError(
+            "the last exchange of a chat is by itself longer than the limit"
+        )
+    return system + rest[starts[0] :]
+
+
 def conversation(
     tokenizer: Tokenizer, messages: Sequence[Message]
 ) -> tuple[list[int], list[bool]]:
@@ -38,8 +56,7 @@ def conversation(
     Raises:
       UserError: no chat template, or prefixes that do not hold.
     """
-    template = _template(tokenizer)
-    if "generation %}" in template or "generation -%}" in template:
+    if re.search(r"\{%-?\s*generation\s*-?%\}", _template(tokenizer)):
         ids, mask = _marked(tokenizer, messages)
     else:
         ids, mask = _incremental(tokenizer, messages)
@@ -49,8 +66,8 @@ def conversation(
 def _marked(
     tokenizer: Tokenizer, messages: Sequence[Message]
 ) -> tuple[list[int], list[bool]]:
-    rendered = tokenizer.huggingface.apply_chat_template(
-        _plain(messages), return_dict=True, return_assistant_tokens_mask=True
+    rendered = _apply(
+        tokenizer, messages, return_dict=True, return_assistant_tokens_mask=True
     )
     return list(rendered["input_ids"]), [bool(x) for x in rendered["assistant_masks"]]
 
@@ -100,16 +117,34 @@ def _render(
     messages: Sequence[Message],
     add_generation_prompt: bool = False,
 ) -> list[int]:
-    _template(tokenizer)
     if not messages:
         raise UserError("a conversation cannot begin with the assistant")
     return list(
-        tokenizer.huggingface.apply_chat_template(
-            _plain(messages),
+        _apply(
+            tokenizer,
+            messages,
             add_generation_prompt=add_generation_prompt,
             return_dict=False,
         )
     )
+
+
+def _apply(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> Any:
+    _template(tokenizer)
+    special = tokenizer.huggingface.all_special_tokens
+    for turn, message in enumerate(messages):
+        spelled = [token for token in special if token in message.content]
+        if spelled:
+            raise UserError(
+                f"turn {turn} ({message.role}) spells the control token '{spelled[0]}',"
+                " which the template would turn into the real one; remove it"
+            )
+    plain = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        return tokenizer.huggingface.apply_chat_template(plain, **options)
+    except Exception as error:  # jinja2 and templates raise what they like
+        message = " ".join(str(error).split())
+        raise UserError(f"the chat template fails: {message}") from error
 
 
 def _template(tokenizer: Tokenizer) -> str:
@@ -120,7 +155,3 @@ def _template(tokenizer: Tokenizer) -> str:
             " chat_template in tokenizer_config.json"
         )
     return template if isinstance(template, str) else str(template)
-
-
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in messages]

@@ -7,8 +7,10 @@ ids; text is never tokenized across their border, because sampling never does.
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -18,7 +20,6 @@ from rlhf_jax.data.records import (
     Demonstration,
     Document,
     Message,
-    Prompt,
     PromptText,
     Ranking,
     Text,
@@ -32,7 +33,7 @@ OverlongResponse = Literal["error", "skip", "cut"]
 
 
 class TooLong(UserError):
-    """An example does not fit; skipped and counted where the rule is `skip`."""
+    """An example does not fit and is to be left out and counted."""
 
 
 class Encoded(NamedTuple):
@@ -51,9 +52,10 @@ class Encoder:
       prompt_limit: most tokens of a prompt, start token included (None = no limit).
       response_limit: most tokens of a response, end token included.
       overlong_prompt: `error` names id, length and limit; `skip` leaves the example
-        out and counts it; `left` drops the oldest tokens; `newline` drops whole lines
-        from the end of the text until it fits (the N+ paper's smart truncation,
-        arXiv:2403.17031 detail 1), and is an error where the first line is too long.
+        out and counts it; `left` drops the oldest tokens (of a chat, whole turns);
+        `newline` drops whole lines from the end of a text until it fits, and single
+        characters of a first line that is too long by itself (the N+ paper's smart
+        truncation, arXiv:2403.17031).
       overlong_response: `error`, `skip`, or `cut` (keeps the beginning; a cut response
         has no end token, for it did not end there).
       prompt_suffix: text put after a text prompt, outside of truncation
@@ -75,46 +77,69 @@ class Encoder:
         template with the opening of the assistant's turn; token ids stay as they are.
 
         Raises:
-          TooLong: longer than `prompt_limit` under `error` or `skip`.
+          UserError: longer than `prompt_limit` under `error` (`skip`: `TooLong`).
         """
         ids = self._prompt_ids(prompt)
         limit = self.prompt_limit
         if limit is None or len(ids) <= limit:
             return _array(ids)
         if self.overlong_prompt == "left":
-            return _array(self._keep_end(prompt, ids, limit))
+            return _array(self._drop_left(prompt, limit))
         if self.overlong_prompt == "newline" and isinstance(prompt, str):
-            while len(ids) > limit and "\n" in prompt.rstrip("\n"):
-                prompt = prompt.rstrip("\n").rpartition("\n")[0]
-                ids = self._prompt_ids(prompt)
-            if len(ids) <= limit:
-                return _array(ids)
-        raise TooLong(
-            f"prompt of '{id}' has {len(ids)} tokens, limit {limit}; raise the limit,"
-            f" or choose overlong_prompt: skip, left or newline"
-        )
+            return _array(self._drop_lines(prompt, limit))
+        raise self._too_long("prompt", id, ids, limit, self.overlong_prompt)
 
     def _prompt_ids(self, prompt: PromptText) -> list[int]:
         if isinstance(prompt, str):
             return self._start() + self.tokenizer.encode(prompt + self.prompt_suffix)
-        if prompt and isinstance(prompt[0], Message):
-            return chat.prompt(self.tokenizer, prompt)  # type: ignore[arg-type]
-        return list(prompt)  # type: ignore[arg-type]
+        if is_chat(prompt):
+            return chat.prompt(self.tokenizer, prompt)
+        return [int(token) for token in prompt]  # type: ignore[arg-type]
 
     def _start(self) -> list[int]:
         token = self.tokenizer.start_token
         return [] if token is None else [token]
 
-    def _keep_end(self, prompt: PromptText, ids: list[int], limit: int) -> list[int]:
+    def _drop_left(self, prompt: PromptText, limit: int) -> list[int]:
+        """The newest tokens; of a chat the newest turns, with the system message."""
+        while is_chat(prompt) and len(self._prompt_ids(prompt)) > limit:
+            prompt = chat.drop_oldest(prompt)
         start = self._start() if isinstance(prompt, str) else []
-        return start + ids[len(ids) - limit + len(start) :]
+        kept = self._prompt_ids(prompt)[len(start) :]
+        room = limit - len(start)
+        return start + kept[max(len(kept) - room, 0) :]
+
+    def _drop_lines(self, prompt: str, limit: int) -> list[int]:
+        """Whole lines go from the end; of the last one left, single characters."""
+
+        def fits(text: str) -> bool:
+            return len(self._prompt_ids(text)) <= limit
+
+        if not fits(""):
+            raise UserError(f"a prompt_limit of {limit} is used up by prompt_suffix")
+        while "\n" in prompt and not fits(prompt):
+            prompt = prompt.rpartition("\n")[0]
+        cuts = range(len(prompt) + 1)  # characters to drop; the last one always fits
+        cut = bisect.bisect_left(
+            cuts, True, key=lambda n: fits(prompt[: len(prompt) - n])
+        )
+        return self._prompt_ids(prompt[: len(prompt) - cut])
+
+    def _too_long(
+        self, part: str, id: str, ids: Sequence[int], limit: int, rule: str
+    ) -> UserError:
+        message = (
+            f"{part} of '{id}' has {len(ids)} tokens, limit {limit}; raise {part}_limit"
+            f" or choose another overlong_{part} than '{rule}'"
+        )
+        return TooLong(message) if rule == "skip" else UserError(message)
 
     def response(self, response: Text, id: str = "?") -> Ids:
         """Ids of a response: text is followed by one end token; token ids stay as
         they are (a sampled response that was cut by length has no end token).
 
         Raises:
-          TooLong: longer than `response_limit` under `error` or `skip`.
+          UserError: longer than `response_limit` under `error` (`skip`: `TooLong`).
         """
         if isinstance(response, str):
             ids = self.tokenizer.encode(self.response_prefix + response)
@@ -126,14 +151,9 @@ class Encoder:
             return _array(ids)
         if self.overlong_response == "cut":
             return _array(ids[:limit])
-        raise TooLong(
-            f"response of '{id}' has {len(ids)} tokens, limit {limit}; raise the limit,"
-            f" or choose overlong_response: skip or cut"
-        )
+        raise self._too_long("response", id, ids, limit, self.overlong_response)
 
-    def sequence(
-        self, record: Prompt | Demonstration | Document | Conversation
-    ) -> Encoded:
+    def sequence(self, record: Demonstration | Document | Conversation) -> Encoded:
         """A record for next-token prediction, with its loss mask.
 
         The first token is never a target: nothing comes before it.
@@ -142,22 +162,15 @@ class Encoder:
             prompt = self.prompt(record.prompt, record.id)
             return join(prompt, self.response(record.response, record.id))
         if isinstance(record, Document):
-            start = _array(self._start() if isinstance(record.text, str) else [])
-            plain = (
-                self.tokenizer.encode(record.text)
-                if isinstance(record.text, str)
-                else record.text
-            )
-            ids = [*start, *plain]
-            if isinstance(record.text, str):
-                ids.append(self.tokenizer.end_token)
+            ids = self._document_ids(record.text)
             return _targets(ids, [True] * len(ids))
-        if isinstance(record, Conversation):
-            return _targets(*chat.conversation(self.tokenizer, record.messages))
-        raise UserError(
-            f"'{record.id}' is a {record.kind}; sequences are made from demonstrations,"
-            " documents and conversations"
-        )
+        return _targets(*chat.conversation(self.tokenizer, record.messages))
+
+    def _document_ids(self, text: Text) -> list[int]:
+        if not isinstance(text, str):
+            return list(text)
+        plain = self.tokenizer.encode(text)
+        return [*self._start(), *plain, self.tokenizer.end_token]
 
     def ranking(self, record: Ranking) -> tuple[Encoded, ...]:
         """The K sequences of a ranking; the loss mask marks the response tokens."""
@@ -181,10 +194,30 @@ class Encoder:
         )
 
 
+def is_chat(prompt: PromptText) -> TypeGuard[tuple[Message, ...]]:
+    """Whether a prompt is a conversation (neither text nor token ids)."""
+    return bool(prompt) and isinstance(prompt[0], Message)
+
+
 def join(prompt: Ids, response: Ids) -> Encoded:
     """Prompt and response as one sequence; the response is what is trained on."""
     ids = [*prompt.tolist(), *response.tolist()]
     return _targets(ids, [False] * len(prompt) + [True] * len(response))
+
+
+def split(sequence: Encoded, longest: int) -> list[Encoded]:
+    """Cut a sequence into pieces of at most `longest` tokens. A piece begins with the
+    last token of the one before, which is no target there, so that every target is
+    trained exactly once and every piece but the first has a token to start from."""
+    if longest < 2:
+        raise UserError(f"cannot split documents into pieces of {longest} token")
+    pieces = []
+    for begin in range(0, max(len(sequence.tokens) - 1, 1), longest - 1):
+        piece = slice(begin, begin + longest)
+        mask = sequence.loss_mask[piece].copy()
+        mask[:1] = False
+        pieces.append(Encoded(sequence.tokens[piece], mask))
+    return pieces
 
 
 def _targets(ids: list[int], loss_mask: list[bool]) -> Encoded:

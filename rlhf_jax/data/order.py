@@ -128,6 +128,8 @@ class Order:
         # Seeds of different purposes and runs are hashed apart, for grain shuffles
         # epoch e of seed s as epoch 0 of seed s + e.
         seed = zlib.crc32(f"rlhf_jax.data/{self._seed}/{purpose}".encode())
-        shuffled = grain.MapDataset.source(items).shuffle(seed=seed).repeat(None)
+        shuffled = (
+            grain.MapDataset.source(items.tolist()).shuffle(seed=seed).repeat(None)
+        )
         begin = epoch * len(items)
         return np.asarray([shuffled[begin + i] for i in range(len(items))], np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_jax import types
 from rlhf_jax.data import batching, packing, stream
 from rlhf_jax.data.batching import Example
-from rlhf_jax.data.encode import Encoded, Encoder, TooLong
+from rlhf_jax.data.encode import Encoded, Encoder, TooLong, split
 from rlhf_jax.data.order import Remainder
 from rlhf_jax.data.records import (
     Conversation,
@@ -74,11 +74,11 @@ def prompt_stream(
       UserError: an example is too long or has no prompt; batches cannot be formed.
     """
 
-    def encode(record: Record) -> Example:
+    def encode(record: Record) -> list[Example]:
         if not isinstance(record, Prompt | Demonstration | Ranking):
             raise UserError(f"'{record.id}' is a {record.kind}, which has no prompt")
         ids = encoder.prompt(record.prompt, record.id)
-        return _example((Encoded(ids, np.zeros(len(ids), bool)),))
+        return [_example((Encoded(ids, np.zeros(len(ids), bool)),))]
 
     examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
     pad = encoder.tokenizer.pad_token
@@ -102,7 +102,8 @@ def sequence_stream(
     """Sequences for next-token prediction.
 
     Args:
-      dataset: demonstrations, documents or conversations.
+      dataset: demonstrations, documents or conversations. A document longer than a
+        row is split, every token of it being a target once.
       encoder: how text becomes ids.
       packed: put several examples into each row of `max(lengths)` tokens, without
         attention or loss across; `batch_size` then counts rows, and rows are shuffled.
@@ -112,12 +113,17 @@ def sequence_stream(
       UserError: an example is too long or of another kind; batches cannot be formed.
     """
 
-    def encode(record: Record) -> Example:
+    longest = max(settings["lengths"])
+
+    def encode(record: Record) -> list[Example]:
         if not isinstance(record, Demonstration | Document | Conversation):
             raise UserError(f"'{record.id}' is a {record.kind}: nothing to imitate")
-        return _example((encoder.sequence(record),))
+        sequence = encoder.sequence(record)
+        pieces = [sequence]
+        if isinstance(record, Document):
+            pieces = split(sequence, longest)
+        return [_example((piece,)) for piece in pieces]
 
-    longest = max(settings["lengths"])
     examples, skipped = _encode_all(dataset, encoder, encode, longest)
     sizes = [_size(example) for example in examples]
     rows_of = [[i] for i in range(len(examples))]
@@ -158,7 +164,7 @@ def ranking_stream(
         (len(r.responses) for r in dataset.records if isinstance(r, Ranking)), default=2
     )
 
-    def encode(record: Record) -> Example:
+    def encode(record: Record) -> list[Example]:
         if not isinstance(record, Ranking):
             raise UserError(f"'{record.id}' is a {record.kind}, not a ranking")
         if len(record.responses) > most:
@@ -166,7 +172,7 @@ def ranking_stream(
                 f"'{record.id}' ranks {len(record.responses)} responses, batches hold"
                 f" {most}; raise `responses`"
             )
-        return _example(encoder.ranking(record), record.ranks, record.margin)
+        return [_example(encoder.ranking(record), record.ranks, record.margin)]
 
     examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
     pad = encoder.tokenizer.pad_token
@@ -195,7 +201,7 @@ def _size(example: Example) -> int:
 def _encode_all(
     dataset: Dataset,
     encoder: Encoder,
-    encode: Callable[[Record], Example],
+    encode: Callable[[Record], list[Example]],
     longest: int,
 ) -> tuple[list[Example], list[str]]:
     """Encode every record; too long is an error, or counted under the rule `skip`."""
@@ -203,16 +209,24 @@ def _encode_all(
     skipped: list[str] = []
     for row, record in enumerate(dataset.records):
         try:
-            example = encode(record)
-            if not 0 < _size(example) <= longest:
-                raise TooLong(
-                    f"'{record.id}' has {_size(example)} tokens, batches hold 1 to"
-                    f" {longest}; raise the longest length or shorten it"
-                )
+            pieces = encode(record)
+            _check_size(pieces, longest, encoder)
         except TooLong as error:
-            if "skip" not in (encoder.overlong_prompt, encoder.overlong_response):
-                raise UserError(f"{dataset.name}: {error}") from error
             skipped.append(str(error))
             continue
-        examples.append(example._replace(example_id=row, weight=float(record.weight)))
+        except UserError as error:
+            raise UserError(f"{dataset.name}, '{record.id}': {error}") from error
+        about = {"example_id": row, "weight": float(record.weight)}
+        examples += [piece._replace(**about) for piece in pieces]
     return examples, skipped
+
+
+def _check_size(pieces: Sequence[Example], longest: int, encoder: Encoder) -> None:
+    size = max(_size(piece) for piece in pieces)
+    if 0 < size <= longest:
+        return
+    rule = TooLong if encoder.overlong_prompt == "skip" else UserError
+    raise rule(
+        f"{size} tokens, batches hold 1 to {longest}; raise the longest length, shorten"
+        " the example, or skip it (overlong_prompt)"
+    )

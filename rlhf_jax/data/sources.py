@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_jax.data import records
-from rlhf_jax.data.records import FieldError, Record
+from rlhf_jax.data.records import FieldError, Message, Record
 from rlhf_jax.errors import UserError
 
 OnBadLine = Literal["stop", "skip"]
@@ -99,7 +99,8 @@ def tfds(
     """Read a prepared tfds builder as a random-access data source (no TensorFlow).
 
     Args:
-      builder: a `tfds.core.DatasetBuilder` stored as array_record, or its name.
+      builder: a prepared `tfds.core.DatasetBuilder` stored as array_record, the
+        folder of one, or the name of a registered one.
       kind: one of `records.KINDS`; features are the fields of a JSONL line.
       split: name of the split, slicing allowed (`train[:80%]`).
       data_dir: where a builder given by name was prepared.
@@ -108,20 +109,26 @@ def tfds(
     Raises:
       UserError: the builder is unknown or not prepared, or a row is bad.
     """
-    name = f"{builder if isinstance(builder, str) else builder.name}/{split}"
+    name = f"{builder if isinstance(builder, str | Path) else builder.name}/{split}"
     try:
-        if isinstance(builder, str):
-            import tensorflow_datasets
-
-            builder = tensorflow_datasets.builder(builder, data_dir=data_dir)
-        source = builder.as_data_source(split=split)
+        source = _tfds_builder(builder, data_dir).as_data_source(split=split)
     except Exception as error:  # tfds raises a dozen unrelated types here
-        raise UserError(f"cannot open tfds dataset {name}: {error}") from error
+        message = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot open tfds dataset {name}: {message}") from error
     located = (
-        (f"{name}:{row}", f"{name}:{row}", _plain(source[row]))
-        for row in range(len(source))
+        (f"{name}:{row}", f"{name}:{row}", source[row]) for row in range(len(source))
     )
     return _parse_all(name, kind, located, on_bad_line)
+
+
+def _tfds_builder(builder: Any, data_dir: str | Path | None) -> Any:
+    if not isinstance(builder, str | Path):
+        return builder
+    import tensorflow_datasets
+
+    if Path(builder).is_dir():
+        return tensorflow_datasets.builder_from_directory(builder)
+    return tensorflow_datasets.builder(str(builder), data_dir=data_dir)
 
 
 def _parse_all(
@@ -174,7 +181,7 @@ def _bad_line(location: str, error: FieldError) -> UserError:
 
 def _decode(row: Any) -> Any:
     if not isinstance(row, bytes):
-        return row
+        return _plain(row)
     try:
         return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -188,15 +195,29 @@ def _no_constant(name: str) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Bytes to text and arrays to lists, as tfds rows carry neither."""
+    """NumPy and bytes, which tfds rows are made of, as Python values."""
     if isinstance(value, bytes):
-        return value.decode("utf-8")
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.tolist()]
     if isinstance(value, np.generic):
         return _plain(value.item())
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
+        plain = {name: _plain(item) for name, item in value.items()}
+        return _turns(plain) if set(plain) == {"role", "content"} else plain
+    if isinstance(value, list | tuple) and not isinstance(value, Message):
         return [_plain(item) for item in value]
     return value
+
+
+def _turns(turns: dict[str, Any]) -> Any:
+    """tfds stores a sequence of messages as one mapping of two lists."""
+    if not all(isinstance(column, list) for column in turns.values()):
+        return turns
+    return [
+        {"role": role, "content": content}
+        for role, content in zip(turns["role"], turns["content"], strict=True)
+    ]
