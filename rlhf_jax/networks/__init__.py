@@ -10,6 +10,7 @@ One decoder covers Llama, Mistral, Qwen, Gemma, GPT-2 and GPT-NeoX by configurat
     logits = networks.logits(policy, variables, outputs.hidden)
 """
 
+from rlhf_jax.networks import huggingface, presets
 from rlhf_jax.networks.cache import Cache, repeat_cache
 from rlhf_jax.networks.config import LoRA, RopeScaling, TransformerConfig
 from rlhf_jax.networks.lora import merge_lora
@@ -22,6 +23,7 @@ from rlhf_jax.networks.models import (
     zeros,
 )
 from rlhf_jax.networks.transformer import REMAT
+from rlhf_jax.networks.trees import initialize_from
 
 __all__ = [
     "REMAT",
@@ -29,11 +31,14 @@ __all__ = [
     "LoRA",
     "RopeScaling",
     "TransformerConfig",
+    "huggingface",
+    "initialize_from",
     "language_model",
     "logical_axes",
     "logits",
     "merge_lora",
     "normal",
+    "presets",
     "repeat_cache",
     "scalar_model",
     "zeros",

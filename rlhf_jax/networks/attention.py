@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rlhf_jax.networks.config import TransformerConfig
+from rlhf_jax.networks.config import Number, TransformerConfig
 from rlhf_jax.networks.layers import MLP, Dtype, Norm, constrain, projection
 from rlhf_jax.networks.positions import rotate
 
@@ -60,8 +60,8 @@ def attend(
     values: Float[Array, "B K S E"],
     mask: Bool[Array, "B L S"],
     *,
-    scale: float,
-    softcap: float | None,
+    scale: Number,
+    softcap: Number | None,
 ) -> Float[Array, "B L H E"]:
     """Attention with scores and softmax in float32.
 

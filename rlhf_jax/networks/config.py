@@ -6,6 +6,8 @@ import dataclasses
 
 from rlhf_jax.errors import UserError
 
+Number = float | int
+
 FAMILIES = (
     "llama",
     "mistral",
@@ -39,9 +41,9 @@ class RopeScaling:
     """
 
     kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
+    factor: Number
+    low_freq_factor: Number = 1.0
+    high_freq_factor: Number = 4.0
     original_max_length: int = 8192
 
     def __post_init__(self):
@@ -67,7 +69,7 @@ class LoRA:
     """
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: Number = 16.0
     targets: tuple[str, ...] = ("query", "key", "value", "output")
 
     def __post_init__(self):
@@ -80,7 +82,7 @@ class LoRA:
             raise UserError(f"lora rank must be at least 1, not {self.rank}")
 
     @property
-    def scale(self) -> float:
+    def scale(self) -> Number:
         """What the product of the adapters is multiplied with."""
         return self.alpha / self.rank
 
@@ -141,7 +143,7 @@ class TransformerConfig:
     mlp_width: int | None = None
     max_length: int = 2048
     norm: str = "rms"
-    norm_eps: float = 1e-5
+    norm_eps: Number = 1e-5
     norm_offset: bool = False
     post_norms: bool = False
     qk_norm: bool = False
@@ -152,18 +154,18 @@ class TransformerConfig:
     output_bias: bool = False
     mlp_bias: bool = False
     positions: str = "rope"
-    rope_theta: float = 10_000.0
-    rope_local_theta: float | None = None
-    rope_fraction: float = 1.0
+    rope_theta: Number = 10_000.0
+    rope_local_theta: Number | None = None
+    rope_fraction: Number = 1.0
     rope_scaling: RopeScaling | None = None
     window: int | None = None
     window_layers: tuple[bool, ...] | None = None
-    attention_scale: float | None = None
-    attention_softcap: float | None = None
-    final_softcap: float | None = None
+    attention_scale: Number | None = None
+    attention_softcap: Number | None = None
+    final_softcap: Number | None = None
     embedding_scale: bool = False
     tied_embeddings: bool = True
-    init_std: float | None = None
+    init_std: Number | None = None
     lora: LoRA | None = None
 
     def __post_init__(self):
@@ -225,7 +227,7 @@ class TransformerConfig:
         return int(self.head_width * self.rope_fraction)
 
     @property
-    def query_scale(self) -> float:
+    def query_scale(self) -> Number:
         """Factor of the attention scores, resolved."""
         if self.attention_scale is None:
             return self.head_width**-0.5

@@ -14,9 +14,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from flax.linen import spmd as partitioning
+from jaxtyping import Array, Float
 
-from rlhf_jax.networks.config import LoRA, TransformerConfig
+from rlhf_jax.networks.config import LoRA, Number, TransformerConfig
 
 KeyValue = tuple[Any, Any]
 Dtype = Any
@@ -24,7 +25,7 @@ Dtype = Any
 
 def constrain(x: Array, *axes: str | None) -> Array:
     """Annotate an activation with logical axis names."""
-    return nn.with_logical_constraint(x, axes)
+    return partitioning.with_logical_constraint(x, axes)
 
 
 class Projection(nn.Module):
@@ -45,7 +46,7 @@ class Projection(nn.Module):
 
     features: int
     axes: tuple[str, str]
-    std: float
+    std: Number
     use_bias: bool
     lora: LoRA | None
     dtype: Dtype
@@ -56,7 +57,7 @@ class Projection(nn.Module):
         """`x[..., inputs]` to `[..., features]`."""
         inputs = x.shape[-1]
         flat = x.reshape(-1, inputs).astype(self.dtype)
-        kernel = self.param(
+        kernel: Any = self.param(
             "kernel",
             nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes),
             (inputs, self.features),
@@ -66,7 +67,7 @@ class Projection(nn.Module):
         if self.lora is not None and self._has_adapter():
             y = y + self._adapter(flat, self.lora)
         if self.use_bias:
-            bias = self.param(
+            bias: Any = self.param(
                 "bias",
                 nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
                 (self.features,),
@@ -97,7 +98,7 @@ class Projection(nn.Module):
 
     def _lora_variable(self, name: str, init, axes, shape) -> Array:
         boxed = nn.with_logical_partitioning(init, axes)
-        value = self.variable(
+        value: Any = self.variable(
             "lora",
             name,
             lambda: boxed(self.make_rng("params"), shape, self.param_dtype),
@@ -139,7 +140,8 @@ class Norm(nn.Module):
 
     def _vector(self, name: str, init, size: int) -> Array:
         boxed = nn.with_logical_partitioning(init, (self.axis,))
-        return self.param(name, boxed, (size,), self.param_dtype).astype(jnp.float32)
+        value: Any = self.param(name, boxed, (size,), self.param_dtype)
+        return value.astype(jnp.float32)
 
 
 class MLP(nn.Module):
@@ -196,106 +198,12 @@ def projection(
     )
 
 
-def kernel_std(config: TransformerConfig, inputs: int, *, into_stream: bool) -> float:
+def kernel_std(config: TransformerConfig, inputs: int, *, into_stream: bool) -> Number:
     """Initial standard deviation of a kernel; see `TransformerConfig.init_std`."""
     if config.init_std is not None:
         return config.init_std
     depth = 2 * config.num_layers if into_stream else 1
     return 1 / math.sqrt(inputs * depth)
-
-
-class Embedding(nn.Module):
-    """Token embedding and, where the family has them, learned positions.
-
-    Positions beyond the table read its last row.
-
-    Attributes:
-      config: sizes and scale.
-      dtype: dtype of the result.
-      param_dtype: dtype of the parameters.
-    """
-
-    config: TransformerConfig
-    dtype: Dtype
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(
-        self, tokens: Int[Array, "B L"], positions: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
-        """Rows of the table, scaled, plus positions."""
-        config = self.config
-        x = table(self, "tokens", "vocab", config.vocab_size)[tokens]
-        x = x.astype(self.dtype)
-        if config.embedding_scale:
-            x = x * jnp.asarray(math.sqrt(config.width), self.dtype)
-        if config.positions == "learned":
-            learned = table(self, "positions", "positions", config.max_length)
-            rows = jnp.clip(positions, 0, config.max_length - 1)
-            x = x + learned[rows].astype(self.dtype)
-        return constrain(x, "batch", "length", "activation_embed")
-
-
-class Unembedding(nn.Module):
-    """The matrix of the language head, [V, D].
-
-    Attributes:
-      config: sizes.
-      dtype: dtype of the result.
-      param_dtype: dtype of the parameters.
-    """
-
-    config: TransformerConfig
-    dtype: Dtype
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(self) -> Array:
-        """The matrix, in the dtype of the computation."""
-        matrix = table(self, "kernel", "vocab", self.config.vocab_size)
-        return matrix.astype(self.dtype)
-
-
-def table(module: Any, name: str, axis: str, rows: int) -> Array:
-    """A parameter [rows, D] of `module`, initialized like an embedding."""
-    config: TransformerConfig = module.config
-    std = kernel_std(config, config.width, into_stream=False)
-    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "embed"))
-    return module.param(name, init, (rows, config.width), module.param_dtype)
-
-
-class ScalarHead(nn.Module):
-    """`hidden . kernel`, without a bias, in float32.
-
-    Attributes:
-      config: sizes and adapters.
-      init: `init(key, shape, dtype)` of the kernel.
-      param_dtype: dtype of the parameters.
-    """
-
-    config: TransformerConfig
-    init_kernel: Any
-    param_dtype: Dtype
-
-    @nn.compact
-    def __call__(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L"]:
-        """One scalar per token."""
-        size = (self.config.width,)
-        init = nn.with_logical_partitioning(self.init_kernel, ("embed",))
-        kernel = self.param("kernel", init, size, self.param_dtype)
-        kernel = kernel.astype(jnp.float32)
-        if self.config.lora is not None and (
-            self.is_initializing() or self.has_variable("lora", "kernel")
-        ):
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            correction = self.variable(
-                "lora",
-                "kernel",
-                lambda: zeros(self.make_rng("params"), size, self.param_dtype),
-            ).value
-            kernel = kernel + correction.astype(jnp.float32)
-        flat = hidden.reshape(-1, self.config.width).astype(jnp.float32)
-        return (flat @ kernel).reshape(hidden.shape[:-1])
 
 
 _ACTIVATIONS = {

@@ -132,8 +132,8 @@ def logical_axes(network: Network) -> Any:
 
     The names are those of `networks.layers`; arrays under `layers` lead with `layers`.
     """
-    init = functools.partial(network.init, boxed=True)
-    boxed = jax.eval_shape(init, rng.root(0))
+    init: Any = network.init
+    boxed = jax.eval_shape(functools.partial(init, boxed=True), rng.root(0))
     return jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
 
 

@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlhf_jax.networks.config import RopeScaling, TransformerConfig
+from rlhf_jax.networks.config import Number, RopeScaling, TransformerConfig
 
 
 def attention_mask(
@@ -48,8 +48,9 @@ def inverse_frequencies(config: TransformerConfig, *, local: bool) -> tuple[floa
     Layers with a window of a model that gives them a base of their own are not scaled.
     """
     own_base = local and config.rope_local_theta is not None
-    theta = config.rope_local_theta if own_base else config.rope_theta
-    assert theta is not None
+    theta = config.rope_theta
+    if own_base and config.rope_local_theta is not None:
+        theta = config.rope_local_theta
     size = config.rotary_dim
     plain = [theta ** (-2 * i / size) for i in range(size // 2)]
     scaling = config.rope_scaling
@@ -60,7 +61,7 @@ def inverse_frequencies(config: TransformerConfig, *, local: bool) -> tuple[floa
     return tuple(_llama3(frequency, scaling) for frequency in plain)
 
 
-def _llama3(frequency: float, scaling: RopeScaling) -> float:
+def _llama3(frequency: Number, scaling: RopeScaling) -> float:
     """Llama 3.1: long waves are stretched, short ones kept, the rest interpolated."""
     turns = scaling.original_max_length * frequency / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor

@@ -23,10 +23,11 @@ import jax.numpy as jnp
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
-from rlhf_jax.networks import positions as places
 from rlhf_jax.networks.attention import Block, LayerCache, LayerInputs
 from rlhf_jax.networks.config import TransformerConfig
-from rlhf_jax.networks.layers import Embedding, Norm, ScalarHead, Unembedding
+from rlhf_jax.networks.context import Context, angles, layer_context
+from rlhf_jax.networks.ends import Embedding, ScalarHead, Unembedding
+from rlhf_jax.networks.layers import Norm
 from rlhf_jax.types import ModelInputs, NetworkOutputs
 
 Array = jax.Array
@@ -60,11 +61,11 @@ class Parts(NamedTuple):
     """
 
     config: TransformerConfig
-    embedding: nn.Module
-    block: nn.Module
-    final_norm: nn.Module
-    unembedding: nn.Module | None
-    head: nn.Module | None
+    embedding: Any
+    block: Any
+    final_norm: Any
+    unembedding: Any
+    head: Any
     language_head: bool
     dtype: Any
     scan_layers: bool
@@ -109,7 +110,7 @@ def init(parts: Parts, key: Array) -> Variables:
     config = parts.config
     row = jnp.zeros((1, 1), jnp.int32)
     stream = jnp.zeros((1, 1, config.width), parts.dtype)
-    inputs = LayerInputs(jnp.ones((1, 1, 1), bool), _angles(config, row, local=False))
+    inputs = LayerInputs(jnp.ones((1, 1, 1), bool), angles(config, row, local=False))
 
     def named(module: nn.Module, name: str, *args: Any) -> Variables:
         return module.init(rng.named(key, name), *args)
@@ -146,7 +147,7 @@ def apply(
     config = parts.config
     if cache is not None:
         cache = caching.record(cache, inputs)
-    context = _context(config, inputs, cache)
+    context = layer_context(config, inputs, cache)
     x = parts.embedding.apply(
         part(variables, "embedding"), inputs.tokens, inputs.positions
     )
@@ -165,56 +166,11 @@ def part(variables: Variables, name: str) -> Variables:
     }
 
 
-class _Context(NamedTuple):
-    """What global and local layers look at; `local` is None without any."""
-
-    everywhere: LayerInputs
-    local: LayerInputs | None
-
-
-def _context(
-    config: TransformerConfig, inputs: ModelInputs, cache: caching.Cache | None
-) -> _Context:
-    """Masks and angles, computed once per call and shared by the layers."""
-    keys: Any = inputs
-    columns = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
-    if cache is not None and not isinstance(cache.index, int):
-        keys, columns = cache, columns + cache.index
-    mask = places.attention_mask(
-        query_columns=columns,
-        query_segments=inputs.segment_ids,
-        key_mask=keys.mask,
-        key_segments=keys.segment_ids,
-    )
-    everywhere = LayerInputs(mask, _angles(config, inputs.positions, local=False))
-    if config.window is None or not any(config.local_layers):
-        return _Context(everywhere, None)
-    windowed = places.window_mask(
-        mask,
-        query_positions=inputs.positions,
-        key_positions=keys.positions,
-        window=config.window,
-    )
-    return _Context(
-        everywhere,
-        LayerInputs(windowed, _angles(config, inputs.positions, local=True)),
-    )
-
-
-def _angles(
-    config: TransformerConfig, positions: Array, *, local: bool
-) -> tuple[Array, Array] | None:
-    if config.positions != "rope":
-        return None
-    frequencies = places.inverse_frequencies(config, local=local)
-    return places.rotary_angles(positions, frequencies)
-
-
 def _run_layers(
     parts: Parts,
     layers: Variables,
     x: Array,
-    context: _Context,
+    context: Context,
     cache: caching.Cache | None,
 ) -> tuple[Array, caching.Cache | None]:
     if cache is not None:
@@ -225,7 +181,7 @@ def _run_layers(
     for one, local in zip(
         unstack(layers, parts.config.num_layers), parts.config.local_layers, strict=True
     ):
-        x = run(one, x, _choose(context, local))
+        x = run(one, x, context.choose(local))
     return x, None
 
 
@@ -241,16 +197,12 @@ def _layer_function(parts: Parts) -> Callable[..., Array]:
     return jax.checkpoint(run, policy=policy, prevent_cse=not scanned)
 
 
-def _choose(context: _Context, local: bool) -> LayerInputs:
-    return context.local if local and context.local else context.everywhere
-
-
 def _run_scanned(
     parts: Parts,
     run: Callable[..., Array],
     layers: Variables,
     x: Array,
-    context: _Context,
+    context: Context,
 ) -> Array:
     """All layers in one `lax.scan`; where kinds alternate, a flag selects."""
     local = parts.config.local_layers
@@ -258,7 +210,7 @@ def _run_scanned(
 
     def step(x: Array, xs: tuple[Variables, Array]) -> tuple[Array, None]:
         variables, flag = xs
-        inputs = _choose(context, local[0])
+        inputs = context.choose(local[0])
         if mixed:
             assert context.local is not None
             select = functools.partial(jnp.where, flag)
@@ -272,14 +224,14 @@ def _run_cached(
     parts: Parts,
     layers: Variables,
     x: Array,
-    context: _Context,
+    context: Context,
     cache: caching.Cache,
 ) -> tuple[Array, caching.Cache]:
     """Unrolled, each layer updating its own keys and values."""
     keys, values = [], []
     for i, one in enumerate(unstack(layers, parts.config.num_layers)):
         held = LayerCache(cache.keys[i], cache.values[i], cache.index)
-        chosen = _choose(context, parts.config.local_layers[i])
+        chosen = context.choose(parts.config.local_layers[i])
         x, held = parts.block.apply(one, x, chosen, held)
         keys.append(held.keys)
         values.append(held.values)

@@ -1,0 +1,66 @@
+"""What the layers of one call share: masks and rotary angles, computed once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax.networks import positions as places
+from rlhf_jax.networks.attention import LayerInputs
+from rlhf_jax.networks.cache import Cache
+from rlhf_jax.networks.config import TransformerConfig
+from rlhf_jax.types import ModelInputs
+
+Array = jax.Array
+
+
+class Context(NamedTuple):
+    """What global and local layers look at; `local` is None without any."""
+
+    everywhere: LayerInputs
+    local: LayerInputs | None
+
+    def choose(self, local: bool) -> LayerInputs:
+        """The inputs of a layer of the kind asked for."""
+        return self.local if local and self.local is not None else self.everywhere
+
+
+def layer_context(
+    config: TransformerConfig, inputs: ModelInputs, cache: Cache | None
+) -> Context:
+    """Masks and angles, computed once per call and shared by the layers."""
+    keys: Any = inputs
+    columns = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
+    if cache is not None and not isinstance(cache.index, int):
+        keys, columns = cache, columns + cache.index
+    mask = places.attention_mask(
+        query_columns=columns,
+        query_segments=inputs.segment_ids,
+        key_mask=keys.mask,
+        key_segments=keys.segment_ids,
+    )
+    everywhere = LayerInputs(mask, angles(config, inputs.positions, local=False))
+    if config.window is None or not any(config.local_layers):
+        return Context(everywhere, None)
+    windowed = places.window_mask(
+        mask,
+        query_positions=inputs.positions,
+        key_positions=keys.positions,
+        window=config.window,
+    )
+    return Context(
+        everywhere,
+        LayerInputs(windowed, angles(config, inputs.positions, local=True)),
+    )
+
+
+def angles(
+    config: TransformerConfig, positions: Array, *, local: bool
+) -> tuple[Array, Array] | None:
+    """Rotary angles, or None without rotary positions."""
+    if config.positions != "rope":
+        return None
+    frequencies = places.inverse_frequencies(config, local=local)
+    return places.rotary_angles(positions, frequencies)
