@@ -11,12 +11,19 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import hypothesis  # noqa: E402
 import identities  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # [B T] with [T] is an error: which axis was meant must be written.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples on every machine; the first call of a test compiles.
+hypothesis.settings.register_profile(
+    "rlhf_jax", derandomize=True, deadline=None, database=None, max_examples=25
+)
+hypothesis.settings.load_profile("rlhf_jax")
 
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
 

@@ -93,8 +93,8 @@ def tiny(family):
         num_layers=2,
         num_heads=4,
         num_kv_heads=2,
-        hidden_width=32,
-        context_length=16,
+        mlp_width=32,
+        max_length=16,
     )
 
 
@@ -108,7 +108,7 @@ from rlhf_jax.types import ModelInputs
 mesh = sharding.mesh(data=2, fsdp=2, tensor=-1)
 assert dict(mesh.shape) == dict(data=2, fsdp=2, tensor=2, sequence=1), mesh.shape
 
-axes = {"up": ("embed", "mlp"), "down": ("mlp", "embed"), "bias": ("norm",)}
+axes = {"up": ("embed", "mlp"), "down": ("mlp", "embed"), "bias": ("embed",)}
 shapes = {"up": (4, 8), "down": (8, 4), "bias": (4,)}
 params = {k: np.random.default_rng(0).normal(size=s) for k, s in shapes.items()}
 params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
@@ -143,7 +143,7 @@ else:
 network = networks.language_model(
     networks.presets.llama(
         vocab_size=32, width=16, num_layers=2, num_heads=4, num_kv_heads=2,
-        hidden_width=32, context_length=16,
+        mlp_width=32, max_length=16,
     )
 )
 tokens = np.random.default_rng(2).integers(0, 32, (4, 8)).astype(np.int32)

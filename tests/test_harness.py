@@ -1,0 +1,86 @@
+"""Selection by identity and the count of skipped tests, on a small suite of its own."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+TESTS = pathlib.Path(__file__).parent
+
+SUITE = '''
+import pytest
+
+@pytest.mark.identity("C18", "B11")
+def test_ratio_is_one():
+    """The ratio is 1."""
+
+@pytest.mark.identity("B9")
+def test_temperature():
+    """Temperature."""
+
+@pytest.mark.skip(reason="no torch here")
+def test_parity(): ...
+'''
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """A folder with our conftest, three tests and one allowed skip."""
+    (tmp_path / "tests").mkdir()
+    shutil.copy(TESTS / "conftest.py", tmp_path / "tests")
+    shutil.copytree(TESTS.parent / "scripts", tmp_path / "scripts")
+    (tmp_path / "tests" / "test_suite.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\npythonpath = scripts\nmarkers = identity\n"
+        "addopts = -p no:cacheprovider\n"
+    )
+    allow(tmp_path, 1)
+    return tmp_path
+
+
+def allow(suite, number):
+    version = "{}.{}".format(*sys.version_info)
+    (suite / "tests" / "allowed_skips.txt").write_text(f"# why\n{version} {number}\n")
+
+
+def run(suite, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *arguments],
+        cwd=suite,
+        env=os.environ | {"PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_skips_are_listed_counted_and_bounded(suite):
+    result = run(suite)
+    assert result.returncode == 0, result.stdout
+    assert "1 skipped, 1 allowed" in result.stdout
+    assert "test_suite.py::test_parity: no torch here" in result.stdout
+
+
+def test_one_skip_too_many_fails_also_with_workers(suite):
+    """A file that skips itself counts as one."""
+    (suite / "tests" / "test_torch.py").write_text(
+        "import pytest\npytest.importorskip('no_such_module')\n"
+    )
+    result = run(suite, "-n", "1")
+    assert result.returncode == 1
+    assert "2 skipped, 1 allowed" in result.stdout
+    assert "2 tests are skipped and allowed_skips.txt allows 1" in result.stdout
+
+
+def test_identities_select(suite):
+    result = run(suite, "--id", "B11", "--id=B9")
+    assert result.returncode == 0, result.stdout
+    assert "2 passed" in result.stdout and "skipped" not in result.stdout
+
+
+def test_unknown_identity_names_near_ones(suite):
+    result = run(suite, "--id", "C81")
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no test carries the identity 'C81'; near ones: C18" in result.stderr
