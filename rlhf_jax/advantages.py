@@ -40,8 +40,8 @@ def stateless(
 
 
 def gae(
-    discount: float | int,
-    lam: float | int,
+    discount: float,
+    lam: float,
     *,
     bootstrap_truncated: bool = True,
     after_last: bool = False,
@@ -84,7 +84,7 @@ def gae(
 
 
 def monte_carlo(
-    discount: float | int, *, bootstrap_truncated: bool = True
+    discount: float, *, bootstrap_truncated: bool = True
 ) -> types.AdvantageEstimator:
     """Discounted returns, minus the values where the trajectory has any.
 

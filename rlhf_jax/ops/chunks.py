@@ -35,7 +35,7 @@ class Head(NamedTuple):
         return raw / self.temperature if self.temperature != 1.0 else raw
 
 
-def check_temperature(temperature: float | int) -> float:
+def check_temperature(temperature: float) -> float:
     """The temperature as a float; `UserError` unless it is above 0."""
     if temperature <= 0:
         raise errors.UserError(
@@ -45,7 +45,7 @@ def check_temperature(temperature: float | int) -> float:
     return float(temperature)
 
 
-def head(temperature: float | int, softcap: float | int | None) -> Head:
+def head(temperature: float, softcap: float | None) -> Head:
     """A checked `Head`."""
     if softcap is not None and softcap <= 0:
         raise errors.UserError(f"softcap {softcap} must be above 0, or None for no cap")

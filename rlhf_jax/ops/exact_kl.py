@@ -18,9 +18,9 @@ def exact_kl(
     hidden_q: Float[Array, "*N Dq"],
     unembedding_q: Float[Array, "V Dq"],
     *,
-    temperature: float | int = 1.0,
-    softcap_p: float | int | None = None,
-    softcap_q: float | int | None = None,
+    temperature: float = 1.0,
+    softcap_p: float | None = None,
+    softcap_q: float | None = None,
     chunk_size: int | None = None,
 ) -> Float[Array, "*N"]:
     """KL(p || q) = sum_v p_v (log p_v - log q_v) per token, in nats.

@@ -34,7 +34,7 @@ class TokenLogprobs(NamedTuple):
 def from_logits(
     logits: Float[Array, "*N V"],
     targets: Int[Array, "*N"],
-    temperature: float | int = 1.0,
+    temperature: float = 1.0,
 ) -> Float[Array, "*N"]:
     """Log-probs of `targets` under softmax(logits / temperature).
 
@@ -55,7 +55,7 @@ def from_logits(
 def statistics(
     logits: Float[Array, "*N V"],
     targets: Int[Array, "*N"],
-    temperature: float | int = 1.0,
+    temperature: float = 1.0,
 ) -> TokenLogprobs:
     """`TokenLogprobs` the direct way, from logits that exist; as `from_logits`."""
     temperature = chunks.check_temperature(temperature)
@@ -74,8 +74,8 @@ def token_logprobs(
     unembedding: Float[Array, "V D"],
     targets: Int[Array, "*N"],
     *,
-    temperature: float | int = 1.0,
-    softcap: float | int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
     chunk_size: int | None = None,
 ) -> TokenLogprobs:
     """Log-prob, entropy and logsumexp per token, without the logits of all tokens.

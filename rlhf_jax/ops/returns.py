@@ -52,8 +52,8 @@ def gae(
     mask: Bool[Array, "B T"],
     terminal: Bool[Array, "B T"],
     truncated: Bool[Array, " B"],
-    discount: float | int,
-    lam: float | int,
+    discount: float,
+    lam: float,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalized advantage estimation (Schulman et al. 2015, 1506.02438, eq. 16).
 
@@ -98,7 +98,7 @@ def _discounted_one(
 def discounted_returns(
     rewards: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
-    discount: float | int,
+    discount: float,
     bootstrap: Float[Array, " B"] | None = None,
 ) -> Float[Array, "B T"]:
     """Monte-Carlo returns `G_t = r_t + discount * G_{t+1}`.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rlhf_jax import errors, metrics, types
 from rlhf_jax.ops import kl, masking
 
-Coefficient = float | int | Callable[[types.Array], Any]
+Coefficient = float | Callable[[types.Array], Any]
 """A number, or a schedule from the number of updates so far (int32) to one."""
 
 _MOST_ERROR = 0.2
@@ -81,9 +81,9 @@ def kl_penalty(
 
 
 def adaptive_kl_penalty(
-    init_coef: float | int,
-    target: float | int,
-    horizon: float | int,
+    init_coef: float,
+    target: float,
+    horizon: float,
     estimator: kl.Estimator = kl.k1,
 ) -> types.RewardTransformation:
     """The proportional controller of Ziegler et al. 2019 (1909.08593, section 2.2).

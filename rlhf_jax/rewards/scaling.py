@@ -25,7 +25,7 @@ def _edit(rewards: types.Rewards, of: Part, change) -> types.Rewards:
     raise errors.UserError(f"of={of!r} must be 'scores' or 'tokens'")
 
 
-def scale(factor: float | int, of: Part = "scores") -> types.RewardTransformation:
+def scale(factor: float, of: Part = "scores") -> types.RewardTransformation:
     """Multiplies scores (or token rewards) by `factor`."""
 
     def update(rewards: types.Rewards, trajectory: types.Trajectory):
@@ -35,7 +35,7 @@ def scale(factor: float | int, of: Part = "scores") -> types.RewardTransformatio
 
 
 def clip(
-    minimum: float | int, maximum: float | int, of: Part = "scores"
+    minimum: float, maximum: float, of: Part = "scores"
 ) -> types.RewardTransformation:
     """Clips scores (or the rewards of real tokens) to [minimum, maximum].
 
@@ -156,7 +156,7 @@ def measure_gain_and_bias(
     return GainAndBias(gain, float(mean - gain * center))
 
 
-def gain_and_bias(gain: float | int, bias: float | int) -> types.RewardTransformation:
+def gain_and_bias(gain: float, bias: float) -> types.RewardTransformation:
     """Scores become `gain * score + bias`, fixed numbers measured under the reference
     (`measure_gain_and_bias`)."""
 
