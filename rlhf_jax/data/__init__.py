@@ -1,10 +1,6 @@
 """Data: records, sources, tokenizers and random-access streams of batches."""
 
-# Records and where they come from
-# From text to ids
 from rlhf_jax.data.encode import Encoder
-
-# From ids to batches
 from rlhf_jax.data.pipeline import prompt_stream, ranking_stream, sequence_stream
 from rlhf_jax.data.records import (
     Conversation,
@@ -16,7 +12,7 @@ from rlhf_jax.data.records import (
     Record,
     pair,
 )
-from rlhf_jax.data.sources import Dataset, in_memory, jsonl, mappings, tfds
+from rlhf_jax.data.sources import Dataset, in_memory, jsonl, mappings, partition, tfds
 from rlhf_jax.data.stream import Stream
 from rlhf_jax.data.tokenizer import Tokenizer
 
@@ -36,6 +32,7 @@ __all__ = [
     "jsonl",
     "mappings",
     "pair",
+    "partition",
     "prompt_stream",
     "ranking_stream",
     "sequence_stream",

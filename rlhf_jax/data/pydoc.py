@@ -9,7 +9,6 @@ with the same Python.
 from __future__ import annotations
 
 import ast
-import hashlib
 import io
 import sysconfig
 import tokenize
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_jax.data.records import Demonstration, Document
-from rlhf_jax.data.sources import Dataset
+from rlhf_jax.data.sources import Dataset, hash_fraction
 from rlhf_jax.errors import UserError
 
 _SKIPPED_FOLDERS = {
@@ -97,8 +96,7 @@ def corpus(
 
 def is_heldout(module: str, fraction: float) -> bool:
     """Whether a module is held out: a hash of its name below the fraction."""
-    number = int.from_bytes(hashlib.sha256(module.encode()).digest()[:8], "big")
-    return number < fraction * 2**64
+    return hash_fraction(f"pydoc/{module}") < fraction
 
 
 def split_docstring(docstring: str) -> tuple[str, str] | None:

@@ -6,8 +6,9 @@ with file, line number and field, or is skipped and counted when asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +39,41 @@ class Dataset(NamedTuple):
         return Dataset(name, tuple(self.records[row] for row in keep))
 
 
+def partition(
+    dataset: Dataset,
+    fraction: float,
+    *,
+    purpose: str = "heldout",
+    by: Callable[[Record], str] = lambda record: record.id,
+) -> tuple[Dataset, Dataset]:
+    """Two disjoint parts, decided by a hash, so a record keeps its side when others
+    come or go.
+
+    Args:
+      dataset: what to split.
+      fraction: chance that a record goes into the second part.
+      purpose: splits of other purposes are independent of this one.
+      by: records with the same key stay together (a module, a prompt).
+
+    Returns:
+      (the rest, the chosen part).
+    """
+    sides: tuple[list[int], list[int]] = ([], [])
+    for row, record in enumerate(dataset.records):
+        sides[hash_fraction(f"{purpose}/{by(record)}") < fraction].append(row)
+    rest, chosen = sides
+    return (
+        dataset.subset(rest, dataset.name),
+        dataset.subset(chosen, f"{dataset.name}/{purpose}"),
+    )
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
 def in_memory(items: Iterable[Record], *, name: str = "memory") -> Dataset:
     """A dataset of records that already exist; ids must differ."""
     return _collect(name, ((f"{name}[{i}]", item) for i, item in enumerate(items)))
@@ -61,6 +97,7 @@ def jsonl(
     *,
     on_bad_line: OnBadLine = "stop",
     name: str | None = None,
+    fields: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read one record a line.
 
@@ -69,6 +106,7 @@ def jsonl(
       kind: one of `records.KINDS`.
       on_bad_line: `stop` raises; `skip` leaves the line out and counts it.
       name: defaults to the file's stem; lines without `id` are `name:line`.
+      fields: our field -> the name it has in the file, where they differ.
 
     Raises:
       UserError: the file cannot be read or has no usable line, or a line is bad; the
@@ -85,7 +123,7 @@ def jsonl(
         for number, line in enumerate(lines, start=1)
         if line.strip()
     )
-    return _parse_all(name, kind, located, on_bad_line, where=str(path))
+    return _parse_all(name, kind, located, on_bad_line, fields, where=str(path))
 
 
 def tfds(
@@ -95,6 +133,7 @@ def tfds(
     split: str = "train",
     data_dir: str | Path | None = None,
     on_bad_line: OnBadLine = "stop",
+    fields: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a prepared tfds builder as a random-access data source (no TensorFlow).
 
@@ -105,6 +144,7 @@ def tfds(
       split: name of the split, slicing allowed (`train[:80%]`).
       data_dir: where a builder given by name was prepared.
       on_bad_line: as in `jsonl`; the "line number" is the row of the split.
+      fields: as in `jsonl`.
 
     Raises:
       UserError: the builder is unknown or not prepared, or a row is bad.
@@ -118,7 +158,7 @@ def tfds(
     located = (
         (f"{name}:{row}", f"{name}:{row}", source[row]) for row in range(len(source))
     )
-    return _parse_all(name, kind, located, on_bad_line)
+    return _parse_all(name, kind, located, on_bad_line, fields)
 
 
 def _tfds_builder(builder: Any, data_dir: str | Path | None) -> Any:
@@ -136,6 +176,7 @@ def _parse_all(
     kind: str,
     located: Iterable[tuple[str, str, Any]],
     on_bad_line: OnBadLine,
+    fields: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> Dataset:
     if on_bad_line not in ("stop", "skip"):
@@ -145,7 +186,7 @@ def _parse_all(
     def parsed() -> Iterator[tuple[str, Record]]:
         for location, default_id, row in located:
             try:
-                yield location, records.parse(kind, _decode(row), default_id)
+                yield location, _parse(kind, row, default_id, fields)
             except FieldError as error:
                 if on_bad_line == "stop":
                     raise _bad_line(location, error) from error
@@ -188,6 +229,17 @@ def _decode(row: Any) -> Any:
         raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
     except ValueError as error:
         raise FieldError("(line)", f"not JSON: {error}") from error
+
+
+def _parse(
+    kind: str, row: Any, default_id: str, fields: Mapping[str, str] | None
+) -> Record:
+    row = _decode(row)
+    if fields and isinstance(row, Mapping):
+        kept = {name: row[name] for name in row if name not in fields.values()}
+        found = {ours: row[name] for ours, name in fields.items() if name in row}
+        row = kept | found
+    return records.parse(kind, row, default_id)
 
 
 def _no_constant(name: str) -> float:
