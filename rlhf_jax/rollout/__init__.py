@@ -22,6 +22,7 @@ from rlhf_jax.rollout.scorers import reward_model_scorer as reward_model_scorer
 from rlhf_jax.rollout.scorers import sum_of as sum_of
 from rlhf_jax.rollout.scorers import world_scorer as world_scorer
 from rlhf_jax.rollout.scoring import exact_kl as exact_kl
+from rlhf_jax.rollout.scoring import exact_kl_from_hidden as exact_kl_from_hidden
 from rlhf_jax.rollout.scoring import logprob_difference as logprob_difference
 from rlhf_jax.rollout.scoring import logprobs_from_hidden as logprobs_from_hidden
 from rlhf_jax.rollout.scoring import response_columns as response_columns

@@ -17,7 +17,6 @@ import numpy as np
 
 from rlhf_jax import metrics, rng
 from rlhf_jax.errors import UserError
-from rlhf_jax.ops import exact_kl as exact_kl_of
 from rlhf_jax.ops import kl
 from rlhf_jax.rollout import best_of_n, scoring, text_scorers
 from rlhf_jax.rollout import logits as rules_of
@@ -100,28 +99,28 @@ def evaluator(
 ) -> Callable[[Params, Params | None, PromptBatch, Array], Evaluation]:
     """Build an evaluation of one network.
 
-    Args:
-      network: the language model.
-      scorers: scorers by column name (`gold`, `proxy` ...); never trained on here.
-      temperature: of the evaluation's sampling, 0 for greedy. KL, entropy and log-probs
-        are those at this temperature, over the whole vocabulary (greedy: at 1).
-      max_length: largest number of response tokens.
-      stop_tokens: ids that end a response.
-      pad_token: fills the rest.
-      min_length: tokens that must precede a stop token.
-      top_k: as in `sampler`.
-      top_p: as in `sampler`.
-      samples_per_prompt: G.
-      chunk_size: prompts per chunk; the last chunk is filled up and the filling
-        dropped.
-      decode: token ids -> text of the records; None keeps the ids.
+      Args:
+        network: the language model.
+        scorers: scorers by column name (`gold`, `proxy` ...); never trained on here.
+        temperature: of the evaluation's sampling, 0 for greedy. KL and entropy
+    are
+        max_length: largest number of response tokens.
+        stop_tokens: ids that end a response.
+        pad_token: fills the rest.
+        min_length: tokens that must precede a stop token.
+        top_k: as in `sampler`.
+        top_p: as in `sampler`.
+        samples_per_prompt: G.
+        chunk_size: prompts per chunk; the last chunk is filled up and the filling
+          dropped.
+        decode: token ids -> text of the records; None keeps the ids.
 
-    Returns:
-      `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
-      `ref_params` there is no `kl`, `k1`, `k2`, `k3`.
+      Returns:
+        `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
+        `ref_params` there is no `kl`, `k1`, `k2`, `k3`.
 
-    Raises:
-      UserError: a scorer has the name of a measure, or a setting is out of range.
+      Raises:
+        UserError: a scorer has the name of a measure, or a setting is out of range.
     """
     taken = sorted(set(scorers) & set(MEASURES))
     if taken:
@@ -139,8 +138,15 @@ def evaluator(
         top_p=top_p,
         samples_per_prompt=samples_per_prompt,
     )
-    full = temperature > 0 and not (rules_of.requires_support(top_k, top_p))
-    measure = jax.jit(_measures(network, temperature or 1.0, full and not min_length))
+    measure = jax.jit(
+        _measures(
+            network,
+            temperature > 0 and not rules_of.requires_support(top_k, top_p),
+            temperature=temperature or 1.0,
+            min_length=min_length,
+            stop_tokens=tuple(stop_tokens),
+        )
+    )
     frozen = {name: scorer.init() for name, scorer in scorers.items()}
 
     def chunk(params, ref_params, prompts, key) -> tuple[Rollout, dict, dict]:
@@ -208,21 +214,26 @@ def best_of(evaluation: Evaluation, n: int, by: str) -> Evaluation:
     return Evaluation(table, columns, records, {}, groups, evaluation.weight)
 
 
-def _measures(network: Network, temperature: float, gauge: bool) -> Callable:
-    """`(params, ref_params, rollout) -> (columns [B], metrics)`."""
-    softcap = network.config.final_softcap
+def _measures(network: Network, gauge: bool, **distribution: Any) -> Callable:
+    """`(params, ref_params, rollout) -> (columns [B], metrics)`.
+
+    `distribution`: temperature, min_length and stop_tokens of what is measured.
+    """
+
+    def summed(values: Array, rollout: Rollout) -> Array:
+        return jnp.sum(jnp.where(rollout.mask, values, 0.0), axis=1)
 
     def measure(params: Params, ref_params: Params | None, rollout: Rollout):
         hidden = scoring.response_hidden(network, params, rollout)
         scored = scoring.logprobs_from_hidden(
-            network, params, hidden, rollout, temperature=temperature
+            network, params, hidden, rollout, **distribution
         )
         length = jnp.sum(rollout.mask, axis=1, dtype=jnp.float32)
         columns = {
             "length": length,
             "truncated": rollout.truncated.astype(jnp.float32),
-            "logprob": jnp.sum(rollout.logprobs, axis=1),
-            "entropy": jnp.sum(scored.entropy, axis=1) / jnp.maximum(length, 1.0),
+            "logprob": summed(rollout.logprobs, rollout),
+            "entropy": summed(scored.entropy, rollout) / jnp.maximum(length, 1.0),
         }
         found = {}
         if gauge:
@@ -233,21 +244,14 @@ def _measures(network: Network, temperature: float, gauge: bool) -> Callable:
             return columns, found
         ref_hidden = scoring.response_hidden(network, ref_params, rollout)
         reference = scoring.logprobs_from_hidden(
-            network, ref_params, ref_hidden, rollout, temperature=temperature
+            network, ref_params, ref_hidden, rollout, **distribution
         )
-        exact = exact_kl_of.exact_kl(
-            hidden,
-            network.unembedding(params),
-            ref_hidden,
-            network.unembedding(ref_params),
-            temperature=temperature,
-            softcap_p=softcap,
-            softcap_q=softcap,
-        )
-        columns["kl"] = jnp.sum(jnp.where(rollout.mask, exact, 0.0), axis=1)
+        sides = (params, hidden), (ref_params, ref_hidden)
+        exact = scoring.exact_kl_from_hidden(network, *sides, rollout, **distribution)
+        columns["kl"] = summed(exact, rollout)
         for name, estimator in (("k1", kl.k1), ("k2", kl.k2), ("k3", kl.k3)):
             estimate = estimator(scored.logprobs, reference.logprobs)
-            columns[name] = jnp.sum(jnp.where(rollout.mask, estimate, 0.0), axis=1)
+            columns[name] = summed(estimate, rollout)
         return columns, found
 
     return measure

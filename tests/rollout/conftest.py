@@ -92,10 +92,49 @@ def left_padded(rows: list[list[int]], width: int, pad: int = 0) -> PromptBatch:
     )
 
 
+def oracle_logits(params: dict, tokens: list[int], mix: float = 0.7) -> np.ndarray:
+    """float64 logits [len(tokens), V] of one sequence without padding, by loops."""
+    weights = {k: np.asarray(v, np.float64) for k, v in params["params"].items()}
+    rows = []
+    for t, token in enumerate(tokens):
+        hidden = weights["embed"][token] + weights["places"][t]
+        if t:
+            hidden = hidden + mix * weights["embed"][tokens[:t]].mean(axis=0)
+        rows.append(weights["unembedding"] @ hidden)
+    return np.array(rows)
+
+
+def oracle_responses(next_probabilities, length: int, stops: tuple[int, ...]) -> dict:
+    """Every response of at most `length` tokens with its probability.
+
+    `next_probabilities(response so far) -> float64[V]` is the distribution sampled
+    from.
+    """
+    finished, open_ends = {}, {(): 1.0}
+    for _ in range(length):
+        grown = {}
+        for response, mass in open_ends.items():
+            for token, p in enumerate(next_probabilities(response)):
+                place = finished if token in stops else grown
+                if p > 0:
+                    place[(*response, token)] = mass * p
+        open_ends = grown
+    return finished | open_ends
+
+
 class Fake(NamedTuple):
     network: Network
     params: dict
     prompts: PromptBatch
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    class Oracle:
+        logits = staticmethod(oracle_logits)
+        responses = staticmethod(oracle_responses)
+
+    return Oracle
 
 
 @pytest.fixture(scope="session")
