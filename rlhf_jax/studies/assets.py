@@ -47,8 +47,8 @@ td small,thead small{display:inline-block;white-space:nowrap}
 .facts-table th{font-weight:400;font-size:13px}.facts-table td{font-size:13px}
 .config th{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12.5px}
 .config td{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12.5px}
-.facts-table th,.config th{width:45%}
-.values{display:flex;flex-wrap:wrap;gap:4px 14px;justify-content:flex-end}
+.facts-table th,.config th{width:45%}.facts-table td,.config td{text-align:left}
+.values{display:flex;flex-wrap:wrap;gap:4px 14px;justify-content:flex-start}
 .grid{display:grid;gap:12px;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr))}
 .grid.tight{grid-template-columns:repeat(auto-fill,minmax(min(100%,210px),1fr))}
@@ -81,7 +81,7 @@ details{margin:8px 0;padding:0 12px}details[open]{padding-bottom:12px}
 summary{cursor:pointer;padding:9px 0;font-size:14px}summary em{color:var(--muted);
 white-space:nowrap}
 summary b{margin-right:6px}
-details.inner{background:var(--bg)}
+details.inner{background:var(--bg);padding:0 8px}
 .text{white-space:pre-wrap;margin:4px 0;font:13.5px/1.65 ui-monospace,Menlo,Consolas,
 monospace;overflow-wrap:anywhere}
 .prompt{color:var(--muted);border-left:3px solid var(--line);padding-left:10px;
@@ -105,7 +105,8 @@ background:linear-gradient(90deg,var(--neg),transparent,var(--pos))}
 linear-gradient(color-mix(in srgb,var(--pos) clamp(0%,var(--v)*75%,75%),transparent)
 0 0),linear-gradient(color-mix(in srgb,var(--neg) clamp(0%,var(--v)*-75%,75%),
 transparent) 0 0)}
-.tokens td,.tokens th{padding:2px 4px;font-size:12.5px}
+.tokens td,.tokens th{padding:2px 3px;font-size:12px;overflow-wrap:normal}
+.tokens th:first-child{overflow-wrap:anywhere}.tokens thead th{font-size:11px}
 .tokens code{white-space:pre-wrap}
 """
 """Everything but the rules of the token fields, which `heat_rules` writes."""

@@ -17,9 +17,9 @@ class Frame(NamedTuple):
 
     width: int = 380
     height: int = 220
-    left: int = 48
+    left: int = 52
     right: int = 20
-    top: int = 22
+    top: int = 24
     bottom: int = 34
 
 

@@ -101,7 +101,7 @@ def _path(rows: list[list[dict[str, Any]]]) -> str:
     if not all(ends):
         return ""
     (name, before), (_, after) = ends[0][0], ends[1][0]
-    return f" <em>{escape(name)} {number(before)} → {number(after)}</em>"
+    return f" <em>{escape(name)} {_short(before)} → {_short(after)}</em>"
 
 
 def _spread(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -120,8 +120,8 @@ def _ordered(scores: Any) -> list[tuple[str, Any]]:
 
 
 def _response(row: Mapping[str, Any]) -> str:
-    facts = [(name, number(value)) for name, value in _ordered(row.get("scores"))]
-    facts.append(("KL", f"{number(row.get('kl'))} nats"))
+    facts = [(name, _short(value)) for name, value in _ordered(row.get("scores"))]
+    facts.append(("KL", f"{_short(row.get('kl'))} nats"))
     facts.append(("length", f"{number(row.get('length'))} tokens"))
     shown = "".join(f"<span>{escape(n)} <b>{escape(v)}</b></span>" for n, v in facts)
     body = _heat(row["tokens"]) if row.get("tokens") else escape(_text(row))
@@ -174,7 +174,7 @@ def _numbers(row: Mapping[str, Any]) -> str:
     lines = []
     for token in tokens:
         text = _visible(str(token.get("text", "")))
-        cells = "".join(f"<td>{number(_finite(token.get(f)))}</td>" for f in fields)
+        cells = "".join(f"<td>{_short(token.get(f))}</td>" for f in fields)
         lines.append(f"<tr><th><code>{text}</code></th>{cells}</tr>")
     title = f"Token by token, step {row['step']:,}"
     return (
@@ -228,6 +228,14 @@ def _controls(stage: str, scales: Mapping[str, float]) -> str:
         f'<div class="controls"><span>Color tokens by</span>{"".join(choices)}</div>'
         f"{''.join(legends)}"
     )
+
+
+def _short(value: Any) -> str:
+    """Three decimals, so that columns line up; tiny and huge numbers as elsewhere."""
+    known = _finite(value)
+    if known is None or not (known == 0 or 5e-4 <= abs(known) < 1e4):
+        return number(known)
+    return f"{known:.3f}".replace("-", "−")
 
 
 def _finite(value: Any) -> float | None:

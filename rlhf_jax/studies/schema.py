@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, SupportsInt, TypedDict
 
 TOKEN_FIELDS = ("reward", "kl", "value", "advantage", "ratio")
 """What a token of a sample may carry, in the order in which the report shows it."""
@@ -112,13 +112,13 @@ class Summary(TypedDict, total=False):
 
 def sample_row(
     stage: str,
-    step: int,
+    step: SupportsInt,
     prompt_id: str | int,
     prompt: str,
     response: str,
     *,
     scores: Mapping[str, Any],
-    length: int,
+    length: SupportsInt,
     kl: Any = None,
     tokens: list[TokenRow] | None = None,
 ) -> SampleRow:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rlhf_jax.studies import axes, figures, frontier, panels, runs, svg, timing
 
-SMALL = axes.Frame(width=240, height=130, left=44, right=8, top=20, bottom=22)
+SMALL = axes.Frame(width=240, height=136, left=52, right=12, top=26, bottom=22)
 
 
 def stages(found: Sequence[runs.Run]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 
-def entry(values: Any, groups: Sequence[Any] | None = None) -> schema.Entry:
+def entry(values: Any, groups: Any = None) -> schema.Entry:
     """Mean, standard error and number of samples.
 
     With `N` samples in `M` groups the standard error is the cluster-robust one,
@@ -32,7 +32,8 @@ def entry(values: Any, groups: Sequence[Any] | None = None) -> schema.Entry:
 
     Args:
       values: N numbers, any array shape (flattened in C order).
-      groups: N labels, such as prompt ids; None where samples are independent.
+      groups: N labels (list or array), such as prompt ids; None where samples are
+        independent.
 
     Returns:
       `{"mean", "se", "n"}`, `n` counting samples.
@@ -41,9 +42,10 @@ def entry(values: Any, groups: Sequence[Any] | None = None) -> schema.Entry:
       ValueError: no values, a value that is not finite, or labels of another number.
     """
     flat = np.asarray(values, np.float64).reshape(-1)
-    _check(flat, groups)
+    labels = None if groups is None else _labels(groups)
+    _check(flat, labels)
     mean = float(flat.mean())
-    sums = _group_sums(flat - mean, groups)
+    sums = _group_sums(flat - mean, labels)
     count = len(sums)
     if count < 2:
         return {"mean": mean, "se": math.nan, "n": len(flat)}
@@ -54,8 +56,8 @@ def entry(values: Any, groups: Sequence[Any] | None = None) -> schema.Entry:
 def paired_difference(
     first: Any,
     second: Any,
-    first_groups: Sequence[Any],
-    second_groups: Sequence[Any],
+    first_groups: Any,
+    second_groups: Any,
 ) -> schema.Entry:
     """Mean of `second - first` over prompts, with the standard error of paired prompts.
 
@@ -155,7 +157,7 @@ def write(path: Path, summary: Mapping[str, Any]) -> Path:
     return path
 
 
-def _check(flat: np.ndarray, groups: Sequence[Any] | None) -> None:
+def _check(flat: np.ndarray, labels: list[Any] | None) -> None:
     if not len(flat):
         raise ValueError("no values to average")
     bad = np.flatnonzero(~np.isfinite(flat))
@@ -164,29 +166,30 @@ def _check(flat: np.ndarray, groups: Sequence[Any] | None) -> None:
             f"{len(bad)} of {len(flat)} values are not finite, "
             f"the first at index {bad[0]}: {flat[bad[0]]}"
         )
-    if groups is not None and len(groups) != len(flat):
-        raise ValueError(f"{len(flat)} values but {len(groups)} group labels")
+    if labels is not None and len(labels) != len(flat):
+        raise ValueError(f"{len(flat)} values but {len(labels)} group labels")
 
 
-def _group_sums(flat: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
-    if groups is None:
+def _labels(groups: Any) -> list[Any]:
+    """Labels as plain Python values, whatever array or list they came in."""
+    return groups.tolist() if hasattr(groups, "tolist") else list(groups)
+
+
+def _group_sums(flat: np.ndarray, labels: list[Any] | None) -> np.ndarray:
+    if labels is None:
         return flat
     order: dict[Any, int] = {}
-    codes = [order.setdefault(_hashable(group), len(order)) for group in groups]
+    codes = [order.setdefault(label, len(order)) for label in labels]
     return np.bincount(codes, weights=flat)
 
 
-def _group_means(values: Any, groups: Sequence[Any]) -> dict[Any, float]:
-    flat = np.asarray(values, np.float64).reshape(-1)
-    _check(flat, groups)
+def _group_means(values: Any, groups: Any) -> dict[Any, float]:
+    flat, labels = np.asarray(values, np.float64).reshape(-1), _labels(groups)
+    _check(flat, labels)
     members: dict[Any, list[float]] = {}
-    for group, value in zip(groups, flat, strict=True):
-        members.setdefault(_hashable(group), []).append(float(value))
+    for group, value in zip(labels, flat.tolist(), strict=True):
+        members.setdefault(group, []).append(value)
     return {group: float(np.mean(found)) for group, found in members.items()}
-
-
-def _hashable(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
 
 
 def _independent_difference(first: Any, second: Any) -> schema.Entry:

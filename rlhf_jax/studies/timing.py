@@ -42,7 +42,7 @@ def figure(found: Sequence[runs.Run], stage: str) -> str:
     if cap is not None:
         most = summary.number(float(sums.max()))
         text += f" Cut off at the top: step {steps[sums.argmax()]:.0f} took {most} s"
-        text += ", as first steps do that compile." if sums.argmax() < 3 else "."
+        text += ", as steps that compile do." if sums.argmax() < 3 else "."
     return figures.figure("Time per phase", plot, keys, text, found, patches=True)
 
 
