@@ -12,7 +12,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +23,7 @@ from rlhf_jax.training import checkpoint, rows
 from rlhf_jax.training import start as starting
 from rlhf_jax.training.checkpointer import Checkpointer
 from rlhf_jax.training.fingerprint import environment, flatten
+from rlhf_jax.training.journal import Journal
 from rlhf_jax.training.progress import Progress
 from rlhf_jax.training.retention import Retention
 from rlhf_jax.training.stopping import Preempted, Stop
@@ -230,30 +231,31 @@ def _train(run: _Run, start: starting.Start, stop: Stop, progress: bool) -> Trai
     """The loop itself; its order is told at the top of this module."""
     state, step = start.state, start.step
     held_out = rows.from_json(start.record.pending) if start.record else {}
-    for writer in run.writers:
-        writer.begin(run.stage, step, evaluated=bool(held_out))
-    with contextlib.closing(
-        _Journal(run, Progress(run.stage, step, run.schedule.steps, progress))
-    ) as journal:
-        while True:
+    finished = step == run.schedule.steps and start.scheduled
+    bar = Progress(run.stage, step, run.schedule.steps, progress)
+    with contextlib.closing(Journal(run.stage, run.writers, bar)) as journal:
+        journal.begin(step + finished, evaluated=bool(held_out) and not finished)
+        while not finished:
             if stop.requested:
                 journal.settle()
                 path = run.save(state, step, held_out, "preempted")
                 raise Preempted(f"stage {run.stage}, step {step}: saved in {path}")
+            finished = step == run.schedule.steps
             with journal.aside():
                 if run.schedule.evaluate(step) and not held_out:
                     held_out = run.held_out(state, step)
             if run.schedule.save(step):
                 journal.settle()
                 with journal.aside():
+                    if finished and held_out:
+                        journal.write(step, held_out)
                     run.save(state, step, held_out, "scheduled")
-            if step == run.schedule.steps:
-                journal.end(step, held_out)
-                return state
-            state, metrics, batch = run.update(state, step)
-            journal.settle()
-            journal.pend(rows.Pending(step, metrics, held_out, batch))
-            held_out, step = {}, step + 1
+            if not finished:
+                state, metrics, batch = run.update(state, step)
+                journal.settle()
+                journal.pend(rows.Pending(step, metrics, held_out, batch))
+                held_out, step = {}, step + 1
+    return state
 
 
 def _save_before(run: _Run, start: starting.Start, step: int) -> Path:
@@ -266,47 +268,3 @@ def _save_before(run: _Run, start: starting.Start, step: int) -> Path:
     for earlier in range(start.step, step):
         state, _, _ = run.update(state, earlier)
     return run.save(state, step, {}, "nonfinite")
-
-
-class _Journal:
-    """Writes each step's row one step later."""
-
-    def __init__(self, run: _Run, bar: Progress) -> None:
-        self._run, self._bar = run, bar
-        self._clock = rows.Clock()
-        self._pending: rows.Pending | None = None
-
-    def pend(self, update: rows.Pending) -> None:
-        """Remember an update that has been dispatched."""
-        self._pending = update
-
-    def settle(self) -> None:
-        """Write the update that is pending, if any; raise if its loss is not finite."""
-        if self._pending is None:
-            return
-        done, self._pending = self._pending.fetch(), None
-        row = {**done.row(), **self._clock.timings(done.tokens())}
-        self._write(done.step, row)
-        done.require_finite()
-        self._bar.step(done.step, done.tokens(), row)
-
-    def end(self, step: int, held_out: Mapping[str, float]) -> None:
-        """Write the evaluation of the final state and bring everything to disk."""
-        if held_out:
-            self._write(step, held_out)
-        for writer in self._run.writers:
-            writer.flush()
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Time spent inside is not the update's."""
-        began = time.perf_counter()
-        yield
-        self._clock.leave_out(time.perf_counter() - began)
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _write(self, step: int, row: Mapping[str, float]) -> None:
-        for writer in self._run.writers:
-            writer.write(self._run.stage, step, row)

@@ -103,7 +103,9 @@ def optimizer(
         else schedules.constant(float(learning_rate))
     )
     after = [] if ema_decay is None else [average_params(ema_decay)]
-    return _recorded(optax.chain(*links), schedule, optax.chain(*after))
+    return _recorded(
+        optax.chain(*links), schedule, optax.chain(optax.identity(), *after)
+    )
 
 
 def scale_by_adam(
@@ -121,8 +123,10 @@ def scale_by_adam(
     """
 
     def init(params: Any) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros, zeros)
+        def zeros() -> Any:  # buffers of their own: both moments are donated
+            return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros(), zeros())
 
     def update(
         updates: Any, state: Any, params: Any = None

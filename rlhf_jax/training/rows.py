@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import metrics as metrics_lib
-from rlhf_jax.training.monitoring import Compiles
 from rlhf_jax.training.optimizer import optimizer_metrics
 from rlhf_jax.training.progress import count_tokens
 from rlhf_jax.types import TrainState
@@ -70,28 +68,6 @@ class Pending(NamedTuple):
             total = getattr(value, "total", getattr(value, "value", value))
             if not np.all(np.isfinite(total)):
                 raise NonFinite(self.step, name, str(float(np.asarray(total))))
-
-
-class Clock:
-    """Seconds per step, evaluation and saving left out, and compilations so far."""
-
-    def __init__(self) -> None:
-        self._compiles = Compiles()
-        self._mark = time.perf_counter()
-
-    def timings(self, tokens: float) -> dict[str, float]:
-        """`time/step`, `time/tokens_per_second`, `time/compiles`; starts a new lap."""
-        now = time.perf_counter()
-        seconds, self._mark = max(now - self._mark, 1e-9), now
-        return {
-            "time/step": seconds,
-            "time/tokens_per_second": tokens / seconds,
-            "time/compiles": float(int(self._compiles)),
-        }
-
-    def leave_out(self, seconds: float) -> None:
-        """Do not count `seconds` of the present lap."""
-        self._mark += seconds
 
 
 def with_optimizer(metrics: Mapping[str, Any], state: TrainState) -> dict[str, Any]:

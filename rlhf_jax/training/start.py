@@ -43,6 +43,11 @@ class Start(NamedTuple):
     def step(self) -> int:
         return 0 if self.record is None else self.record.step
 
+    @property
+    def scheduled(self) -> bool:
+        """Whether it is a checkpoint that an undisturbed run would have made."""
+        return self.record is not None and self.record.scheduled
+
 
 def begin(
     learner: Learner,

@@ -66,7 +66,7 @@ class JsonlWriter:
 
     def write(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         order = sorted(metrics, key=lambda name: (name.startswith("time/"), name))
-        row = {name: _number(metrics[name]) for name in order}
+        row = {name: metrics[name] for name in order}
         self._metrics.append({"stage": stage, "step": step, **row})
 
     def write_samples(self, stage: str, step: int, rows: Sequence[Row]) -> None:
@@ -173,7 +173,8 @@ class _Lines:
     def append(self, row: Row) -> None:
         if self._file is None:
             self._file = open(self._path, "a", encoding="utf-8")
-        self._file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+        line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+        self._file.write(line + "\n")
         self._file.flush()
 
     def cut(self, drop: Callable[[Row], bool]) -> None:
@@ -214,13 +215,16 @@ def _parse(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
                 yield row, line
 
 
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, int):
-        return value
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
 def _plain(value: Any) -> Any:
-    """Numpy and jax scalars and arrays as lists and numbers."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    """Numbers, text, lists and dicts only; numpy and jax values become plain."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)

@@ -1,6 +1,6 @@
 """A complete small run with `train`, for tests that kill real processes.
 
-Used as `python toy_run.py WORKDIR [--steps=12] [--pause=0.0] [--nan-at=7] ...`.
+Used as `python toy_run.py --workdir=DIR [--steps=12] [--pause=0.0] [--nan-at=7] ...`.
 Two stages, `first` and `second` (which starts from the first), train a linear model
 with a controller in `extra`, noise from the state's key, evaluation and samples.
 """
@@ -161,7 +161,7 @@ def run(
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("workdir")
+    parser.add_argument("--workdir", required=True)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--nan-at", type=int, default=-1)
