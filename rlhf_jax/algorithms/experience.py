@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax import metrics
-from rlhf_jax import rollout as rollouts
 from rlhf_jax.algorithms import forward
 from rlhf_jax.algorithms.parts import Parts
-from rlhf_jax.ops import kl, masking
+from rlhf_jax.ops import kl
+from rlhf_jax.rollout import scoring
 from rlhf_jax.types import (
     Array,
     Experience,
@@ -33,18 +33,20 @@ def collect(
     rollout: Rollout,
     scores: Array,
 ) -> tuple[Experience, dict[str, Any], Metrics]:
-    """Old and reference log-probs, values, shaped rewards and advantages."""
+    """Old and reference log-probs, values, shaped rewards and advantages.
+
+    Returns:
+      The experience, the new states of shaping and estimator, and metrics.
+    """
     old = outputs(parts, state.params, base, rollout, whole=True)
-    inputs = rollouts.sequences(rollout)
-    applied = parts.policy.apply(reference, inputs)
-    ref = forward.policy_outputs(
-        parts.policy, applied, reference, rollout, parts.temperature
+    ref = scoring.response_logprobs(
+        parts.policy, reference, rollout, temperature=parts.temperature
     )
     trajectory = Trajectory(
         mask=rollout.mask,
         logprobs=rollout.logprobs,
-        old_logprobs=jnp.where(rollout.mask, old.logprobs, 0.0),
-        ref_logprobs=jnp.where(rollout.mask, ref.logprobs, 0.0),
+        old_logprobs=old.logprobs,
+        ref_logprobs=ref.logprobs,
         values=old.values,
         scores=scores,
         terminal=rollout.terminal,
@@ -73,38 +75,49 @@ def outputs(
     rollout: Rollout,
     whole: bool,
 ) -> PolicyOutputs:
-    """Policy log-probs and values; values [B T+1] where `whole`, else [B T]."""
-    inputs = rollouts.sequences(rollout)
+    """Log-probs and values of the current parameters on what was sampled.
+
+    Args:
+      parts: networks and temperature.
+      params: trainable variables by group.
+      base: frozen variables under the policy's.
+      rollout: the responses.
+      whole: values [B T+1], with the state after the last token; else [B T].
+    """
+    inputs = scoring.sequences(rollout)
     variables = forward.merged(base, params["policy"])
     applied = parts.policy.apply(variables, inputs)
-    result = forward.policy_outputs(
-        parts.policy, applied, variables, rollout, parts.temperature
+    prompt, length = rollout.prompt.tokens.shape[1], rollout.tokens.shape[1]
+    hidden = scoring.response_columns(applied.hidden, prompt, length)
+    scored = scoring.logprobs_from_hidden(
+        parts.policy, variables, hidden, rollout, temperature=parts.temperature
     )
+    result = PolicyOutputs(scored.logprobs, scored.entropy, scored.logsumexp)
     scalars = applied.scalars
     if parts.value is not None:
         scalars = parts.value.apply(params["value"], inputs).scalars
     if scalars is None:
         return result
-    values = forward.state_values(scalars, rollout)
-    return result._replace(values=values if whole else values[:, :-1])
+    last = prompt + length if whole else prompt + length - 1
+    return result._replace(values=scalars[:, prompt - 1 : last])
 
 
 def _measures(trajectory: Trajectory, old: PolicyOutputs) -> Metrics:
     """What an iteration shows before it learns anything."""
     mask, weight = trajectory.mask, trajectory.weight
     old_logprobs, ref_logprobs = trajectory.old_logprobs, trajectory.ref_logprobs
-    length = jnp.sum(mask.astype(jnp.float32), axis=1)
-    gap = jnp.abs(trajectory.logprobs - old_logprobs)
     measured = {
         "objective/scores": metrics.moments(trajectory.scores),
         "objective/entropy": metrics.mean(old.entropy, mask, weight[:, None]),
-        "rollout/length": metrics.moments(length),
+        "rollout/length": metrics.moments(jnp.sum(mask.astype(jnp.float32), axis=1)),
         "rollout/truncated_fraction": metrics.mean(
             trajectory.truncated.astype(jnp.float32), weight=weight
         ),
-        "rollout/logprob_difference": metrics.maximum(gap, mask),
+        **scoring.logprob_difference(trajectory.logprobs, old_logprobs, mask),
     }
     for name, estimator in (("k1", kl.k1), ("k2", kl.k2), ("k3", kl.k3)):
-        total = masking.masked_sum(estimator(old_logprobs, ref_logprobs), mask, axis=1)
-        measured[f"objective/kl_{name}"] = metrics.mean(total, weight=weight)
+        tokens = jnp.where(mask, estimator(old_logprobs, ref_logprobs), 0.0)
+        measured[f"objective/kl_{name}"] = metrics.mean(
+            jnp.sum(tokens, axis=1), weight=weight
+        )
     return {**measured, "objective/kl": measured["objective/kl_k1"]}

@@ -76,7 +76,7 @@ def _step(
         current = experience.outputs(parts, params, base, part.rollout, whole=False)
         return parts.loss.apply(current, part, shared, state.step)
 
-    gradients, _, measured = microbatch.accumulated_gradients(
+    (_, measured), gradients = microbatch.accumulated_gradients(
         objective, progress.params, minibatch, prepared, parts.microbatches
     )
     if parts.pretraining_loss is not None:
@@ -149,7 +149,7 @@ def _pretraining(
         outputs = forward.language_outputs(parts.policy, variables, part)
         return loss.apply(outputs, part, shared, state.step)
 
-    gradients, _, measured = microbatch.accumulated_gradients(
+    (_, measured), gradients = microbatch.accumulated_gradients(
         objective, params, batch, prepared, parts.microbatches
     )
     return gradients, measured

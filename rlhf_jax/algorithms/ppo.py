@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax import losses, metrics, rng
+from rlhf_jax import losses, rng
 from rlhf_jax.algorithms import experience, forward, optimization
 from rlhf_jax.algorithms.parts import Frozen, Parts, PPOBatch
 from rlhf_jax.types import (
@@ -33,6 +33,7 @@ from rlhf_jax.types import (
     Metrics,
     Network,
     Params,
+    PolicyOutputs,
     PromptBatch,
     RewardTransformation,
     Rollout,
@@ -47,12 +48,30 @@ class PPO(NamedTuple):
 
     Attributes:
       learner: `init`, `update(state, Frozen, PPOBatch)`.
-      explain: `(state, Frozen, PPOBatch) -> dict` of the intermediates of the step that
-        `update` would take; the state is left as it was.
+      explain: `(state, Frozen, PPOBatch) -> Explained`, the intermediates of the step
+        that `update` would take; the state is left as it was.
+      parts: what it was built from.
     """
 
     learner: Learner
-    explain: Callable[[TrainState, Frozen, PPOBatch], dict[str, Any]]
+    explain: Callable[[TrainState, Frozen, PPOBatch], Explained]
+    parts: Parts
+
+
+class Explained(NamedTuple):
+    """One PPO step laid open.
+
+    Attributes:
+      experience: rollouts, trajectory, shaped rewards, advantages.
+      before: log-probs, entropy and values [B T] of the policy that sampled.
+      after: the same after the step's epochs; `exp(after - before)` is the ratio.
+      metrics: what the step reports.
+    """
+
+    experience: Experience
+    before: PolicyOutputs
+    after: PolicyOutputs
+    metrics: dict[str, Any]
 
 
 def ppo(
@@ -101,8 +120,8 @@ def ppo(
       The learner and its `explain`.
     """
     parts = Parts(**locals())
-    learn = jax.jit(lambda *args: _learn(parts, *args), donate_argnums=0)
-    explained = jax.jit(lambda *args: _learn(parts, *args))
+    learn = jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0)
+    explained = jax.jit(lambda *args: _explain(parts, *args))
 
     def collect(state: TrainState, frozen: Frozen, batch: PPOBatch) -> tuple[Any, Any]:
         variables = forward.merged(frozen.policy_base, state.params["policy"])
@@ -116,16 +135,15 @@ def ppo(
     ) -> tuple[TrainState, Metrics]:
         rollout, scores = collect(state, frozen, batch)
         static = frozen.reference, frozen.policy_base, batch.pretraining
-        state, measured, _ = learn(state, *static, rollout, scores)
+        state, measured = learn(state, *static, rollout, scores)
         return state, measured
 
-    def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> dict[str, Any]:
+    def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> Explained:
         rollout, scores = collect(state, frozen, batch)
         static = frozen.reference, frozen.policy_base, batch.pretraining
-        _, measured, collected = explained(state, *static, rollout, scores)
-        return {"experience": collected, "metrics": metrics.finish(measured)}
+        return explained(state, *static, rollout, scores)
 
-    return PPO(Learner(lambda key: _init(parts, key), update), explain)
+    return PPO(Learner(lambda key: _init(parts, key), update), explain, parts)
 
 
 def _init(parts: Parts, key: Array) -> TrainState:
@@ -153,3 +171,16 @@ def _learn(
     trained, learned = optimization.optimize(parts, state, base, collected, pretraining)
     state = trained._replace(step=state.step + 1, extra=extra)
     return state, {**measured, **learned}, collected
+
+
+def _explain(
+    parts: Parts, state: TrainState, reference: Params, base: Params, *rest: Any
+) -> Explained:
+    """`_learn`, keeping what it throws away."""
+    after, measured, collected = _learn(parts, state, reference, base, *rest)
+    rollout = collected.rollout
+
+    def outputs(params: dict[str, Params]) -> PolicyOutputs:
+        return experience.outputs(parts, params, base, rollout, whole=False)
+
+    return Explained(collected, outputs(state.params), outputs(after.params), measured)

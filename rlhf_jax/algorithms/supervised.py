@@ -73,7 +73,7 @@ def supervised(
             value, measured = loss.apply(result, part, shared, state.step)
             return value, {**measured, **(measures(result, part) if measures else {})}
 
-        gradients, _, measured = microbatch.accumulated_gradients(
+        (_, measured), gradients = microbatch.accumulated_gradients(
             objective, state.params[group], batch, prepared, microbatches
         )
         params, opt_state, norms = apply_gradients(

@@ -1,4 +1,4 @@
-"""One optimizer step with the numbers that people look at."""
+"""One optimizer step on one parameter group, with the numbers that people look at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from rlhf_jax import metrics
+from rlhf_jax.training.optimizer import apply_updates
 from rlhf_jax.types import Metrics, Params
 
 
@@ -17,15 +17,7 @@ def apply_gradients(
     params: Params,
     prefix: str = "optim",
 ) -> tuple[Params, Any, Metrics]:
-    """Updates parameters.
-
-    Returns:
-      New parameters, new optimizer state and `<prefix>/grad_norm` (before clipping)
-      and `<prefix>/update_norm`.
-    """
-    updates, opt_state = optimizer.update(gradients, opt_state, params)
-    norms = {
-        f"{prefix}/grad_norm": metrics.scalar(optax.global_norm(gradients)),
-        f"{prefix}/update_norm": metrics.scalar(optax.global_norm(updates)),
-    }
-    return optax.apply_updates(params, updates), opt_state, norms
+    """Updates parameters; metrics are `<prefix>/grad_norm` and `<prefix>/lr`."""
+    params, opt_state, measured = apply_updates(optimizer, params, opt_state, gradients)
+    renamed = {name.replace("optim", prefix, 1): m for name, m in measured.items()}
+    return params, opt_state, renamed

@@ -49,6 +49,14 @@ class Section:
         """The keys that the config gives."""
         return list(self._values)
 
+    def value(self, key: str) -> Any:
+        """The value as it stands in the config."""
+        return self._take(key)
+
+    def values(self) -> dict[str, Any]:
+        """A copy of the plain mapping; counts as reading nothing."""
+        return dict(self._values)
+
     def int(self, key: str, minimum: int | None = None) -> int:
         """A whole number, at least `minimum`."""
         value = self._take(key)

@@ -122,14 +122,7 @@ def _counts(ids: Array, mask: Array, size: int) -> Array:
     return jnp.sum(jax.nn.one_hot(ids, size) * mask[..., None], axis=1)
 
 
-def text(world: World, tokens: np.ndarray) -> str:
-    """Readable form of a token list: `w7`, salient `*w7*`, `=>` for the separator."""
-    names = {PAD: "_", EOS: "<eos>", SEPARATOR: "=>"}
-
-    def name(token: int) -> str:
-        if token in names:
-            return names[token]
-        index = token - FIRST
-        return f"w{index}" if index < world.contents else f"*w{index - world.contents}*"
-
-    return " ".join(name(int(token)) for token in tokens)
+def names(world: World) -> list[str]:
+    """Spelling of every token: `w7` plain, `*w7*` marked, `=>` the separator."""
+    plain = [f"w{i}" for i in range(world.contents)]
+    return ["<pad>", "<eos>", "=>", *plain, *(f"*{name}*" for name in plain)]

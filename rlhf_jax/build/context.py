@@ -1,0 +1,222 @@
+"""What the stages of a run share: data, models, where to write, how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlhf_jax import data, rng
+from rlhf_jax.build.models import Model
+from rlhf_jax.build.seeds import Seeds
+from rlhf_jax.build.tasks import Task
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import fingerprint as fingerprints
+from rlhf_jax.training import loop, retention, writers
+from rlhf_jax.training.stopping import Stop
+from rlhf_jax.types import Learner, Params, PromptBatch, Scorer, TrainState
+
+
+class Stage(NamedTuple):
+    """One named step of a run.
+
+    Attributes:
+      name: its folder in the workdir.
+      run: does the work, or goes on with it; returns the result for `done.json`.
+      describe: what `check` prints, computed from shapes alone.
+    """
+
+    name: str
+    run: Callable[[], dict[str, Any]]
+    describe: Callable[[], Mapping[str, Any]]
+
+
+class Context(NamedTuple):
+    """Shared by the stages of one run.
+
+    Attributes:
+      workdir: folder of the run.
+      task: data and gold.
+      model: architecture.
+      seeds: of the four purposes.
+      settings: flat config that a stage's checkpoints depend on, by stage name.
+      notes: flat config that changes no numbers.
+      save_every: steps between checkpoints.
+      retention: which checkpoints stay.
+      progress: show progress bars.
+      writers: where metrics and samples go.
+      stop: set by SIGTERM.
+      dump_step: PPO step whose intermediates are written, or -1.
+      policies: stage name -> function that loads its policy as plain variables.
+      rewards: stage name -> function that builds its scorer.
+      eval_scorers: names of the scorers that are only ever measured.
+      user_scorer: `config.scorer`, or None.
+      gold_source: `task`, or the stage whose reward model stands in for gold.
+    """
+
+    workdir: Path
+    task: Task
+    model: Model
+    seeds: Seeds
+    settings: dict[str, Mapping[str, Any]]
+    notes: Mapping[str, Any]
+    save_every: int
+    retention: retention.Retention
+    progress: bool
+    writers: list[writers.Writer]
+    stop: Stop
+    dump_step: int
+    policies: dict[str, Callable[[], Params]]
+    rewards: dict[str, Callable[[], Scorer]]
+    eval_scorers: tuple[str, ...]
+    user_scorer: Scorer | None
+    gold_source: str
+
+    def folder(self, stage: str) -> Path:
+        """The stage's folder."""
+        return self.workdir / stage
+
+    def policy(self, source: str, path: str) -> Params:
+        """Plain variables of a policy: a stage's, or the first weights (`init`).
+
+        Raises:
+          UserError: no such stage comes before.
+        """
+        if source not in self.policies:
+            raise UserError(
+                f"{path}='{source}' names no policy that an earlier stage trains;"
+                f" there are: {', '.join(self.policies)}"
+            )
+        return self.policies[source]()
+
+    def scorer(self, source: str, path: str) -> Scorer:
+        """The scorer of a reward-model stage.
+
+        Raises:
+          UserError: no such stage comes before.
+        """
+        if source not in self.rewards:
+            raise UserError(
+                f"{path}='{source}' names no reward model that an earlier stage trains;"
+                f" there are: {', '.join(self.rewards) or 'none'}"
+            )
+        return self.rewards[source]()
+
+    def gold(self) -> Scorer | None:
+        """The gold reward: the task's, or a reward model on a disjoint half."""
+        if self.gold_source == "task":
+            return self.task.gold
+        return self.scorer(self.gold_source, "config.gold")
+
+    def train(
+        self,
+        stage: str,
+        learner: Learner,
+        *,
+        frozen: Any,
+        batches: loop.Batches,
+        steps: int,
+        init_from: Any = None,
+        evaluate: loop.Evaluate | None = None,
+        eval_every: int = 0,
+        seed: int | None = None,
+    ) -> TrainState:
+        """Runs `training.train` with what every stage of this run has in common."""
+        key = rng.named(rng.root(self.seeds.sampling if seed is None else seed), stage)
+        return loop.train(
+            learner,
+            stage=stage,
+            workdir=self.workdir,
+            key=key,
+            frozen=frozen,
+            batches=batches,
+            steps=steps,
+            fingerprint=self.settings[stage],
+            notes=self.notes,
+            save_every=self.save_every,
+            retention=self.retention,
+            evaluate=evaluate,
+            eval_every=eval_every,
+            writers=tuple(self.writers),
+            stop=self.stop,
+            init_from=init_from,
+            progress=self.progress,
+        )
+
+    def prompts(self, dataset: data.Dataset, count: int | None = None) -> PromptBatch:
+        """The first prompts of a dataset as one batch; ids are rows of the task's
+        common table, held-out rows after the training rows."""
+        total = len(dataset.records)
+        count = total if count is None else count
+        if count > total:
+            raise UserError(
+                f"{count} prompts are asked for, but '{dataset.name}' has {total};"
+                " lower the number, or give the task more"
+            )
+        stream = data.prompt_stream(
+            dataset,
+            self.task.encoder,
+            batch_size=count,
+            seed=0,
+            lengths=(self.task.prompt_length,),
+            shuffle=False,
+        )
+        batch = stream.batch(0)
+        offset = 0
+        if dataset is self.task.heldout:
+            offset = len(self.task.prompts.records)
+        return jax.tree.map(
+            jnp.asarray, batch._replace(example_id=batch.example_id + offset)
+        )
+
+
+def finish(context: Context, stage: str, result: dict[str, Any], began: float) -> None:
+    """Marks a stage as done: `done.json`, written in one piece."""
+    record = {
+        "stage": stage,
+        "seconds": round(time.monotonic() - began, 3),
+        "settings": dict(context.settings[stage]),
+        "result": result,
+    }
+    write_json(context.folder(stage) / "done.json", record)
+
+
+def result_of(context: Context, stage: str) -> dict[str, Any] | None:
+    """The result of a finished stage, or None where it is not done.
+
+    Raises:
+      UserError: it was done under other settings that change numbers.
+    """
+    path = context.folder(stage) / "done.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    fingerprints.check(
+        record["settings"], context.settings[stage], checkpoint=str(path)
+    )
+    return record["result"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        json.dump(value, file, indent=2, default=_plain)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return np.asarray(value).tolist()
+    return str(value)

@@ -1,0 +1,86 @@
+"""Config sections that every experiment starts from."""
+
+from __future__ import annotations
+
+import ml_collections
+from ml_collections import config_dict
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def base(seed: int = 0) -> ConfigDict:
+    """Seeds, checkpoints, logging, mesh and debugging; an experiment adds the rest.
+
+    `seeds.*` are None to follow `seed`, or whole numbers of their own.
+    """
+    config = ConfigDict()
+    config.seed = seed
+    config.seeds = ConfigDict({name: config_dict.placeholder(int) for name in SEEDS})
+    config.scorer = config_dict.placeholder(str)
+    config.eval_scorers = ()
+    config.gold = "task"
+    config.checkpoint = ConfigDict(
+        dict(
+            save_every=100,
+            keep_last=1,
+            keep_every=0,
+            keep_best=config_dict.placeholder(str),
+        )
+    )
+    config.logging = ConfigDict(
+        dict(tensorboard=True, wandb=False, progress=True, report=True)
+    )
+    config.mesh = ConfigDict(dict(data=1, fsdp=1, tensor=1, sequence=1))
+    config.debug = ConfigDict(dict(dump_step=-1))
+    return config
+
+
+SEEDS = ("init", "data", "sampling", "label")
+"""What may have a seed of its own: initial weights, data order, sampling, labels."""
+
+NUMBERLESS = ("checkpoint", "logging", "mesh", "debug")
+"""Sections whose values change no numbers; a run may continue under other ones."""
+
+
+def optimizer(learning_rate: float, **changes) -> ConfigDict:  # noqa: ANN003
+    """AdamW with a constant rate; `schedule` is constant, linear or cosine."""
+    config = ConfigDict(
+        dict(
+            name="adamw",
+            learning_rate=learning_rate,
+            schedule="constant",
+            warmup_steps=0,
+            b1=0.9,
+            b2=0.999,
+            eps=1e-8,
+            eps_form="optax",
+            weight_decay=0.0,
+            clip_norm=1.0,
+            ema_decay=config_dict.placeholder(float),
+        )
+    )
+    config.update(changes)
+    return config
+
+
+def model(**changes) -> ConfigDict:  # noqa: ANN003
+    """A small Llama, or with `path` a Hugging Face directory and its weights."""
+    config = ConfigDict(
+        dict(
+            path=config_dict.placeholder(str),
+            family="llama",
+            width=64,
+            num_layers=2,
+            num_heads=4,
+            num_kv_heads=config_dict.placeholder(int),
+            mlp_width=config_dict.placeholder(int),
+            tied_embeddings=True,
+            dtype="float32",
+            param_dtype="float32",
+            scan_layers=False,
+            remat="none",
+            lora=ConfigDict(dict(rank=0, alpha=16.0, targets=("query", "value"))),
+        )
+    )
+    config.update(changes)
+    return config

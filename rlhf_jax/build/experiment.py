@@ -1,0 +1,219 @@
+"""From a config to a run: named stages in their order, each done once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from rlhf_jax import __version__, rng, rollout, sharding
+from rlhf_jax.build import context as contexts
+from rlhf_jax.build import defaults, label, models, ppo, rm, sft, table, tasks
+from rlhf_jax.build import seeds as seeding
+from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import retention, writers
+from rlhf_jax.training.stopping import Preempted, Stop
+
+KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
+    "sft": sft.sft,
+    "label": label.label,
+    "rm": rm.reward_model,
+    "ppo": ppo.ppo,
+    "table": table.table,
+}
+PREEMPTED = 143
+"""Exit code after SIGTERM, 128 + 15."""
+
+
+def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]:
+    """Reads the whole config; nothing is trained and nothing written.
+
+    Raises:
+      UserError: any key that is unknown, unread, of the wrong type or out of range.
+    """
+    plain = config.to_dict()
+    root = Section(plain)
+    names = root.names("stages")
+    seeds = seeding.seeds(root)
+    model_section = root.section("model")
+    path = model_section.optional("path", model_section.str)
+    task = tasks.task(root.section("task"), seeds, path)
+    length = task.prompt_length + task.response_length
+    model = models.model(model_section, task.tokenizer.vocab_size, length)
+    context = _context(root, workdir, stop, task, model, seeds, plain, names)
+    stages = []
+    for name in names:
+        section = root.section(name)
+        kind = KINDS[section.choice("kind", KINDS)]
+        stages.append(kind(name, section, context))
+    root.finish()
+    return context, stages
+
+
+def _context(
+    root: Section,
+    workdir: Path,
+    stop: Stop,
+    task: tasks.Task,
+    model: models.Model,
+    seeds: seeding.Seeds,
+    plain: Mapping[str, Any],
+    names: tuple[str, ...],
+) -> Context:
+    saving, logs = root.section("checkpoint"), root.section("logging")
+    mesh = root.section("mesh")
+    sharding.mesh(**{axis: mesh.int(axis, 1) for axis in sharding.AXES})
+    spec = root.optional("scorer", root.str)
+    first = {"init": lambda: model.first_weights(_init_key(seeds))}
+    return Context(
+        workdir=workdir,
+        task=task,
+        model=model,
+        seeds=seeds,
+        settings=_settings(plain, names),
+        notes={k: plain[k] for k in defaults.NUMBERLESS} | {"version": __version__},
+        save_every=saving.int("save_every", 0),
+        retention=retention.Retention(
+            last=saving.int("keep_last", 1),
+            every=saving.int("keep_every", 0),
+            best=saving.optional("keep_best", saving.str),
+        ),
+        progress=_logging(logs),
+        writers=[],
+        stop=stop,
+        dump_step=root.section("debug").int("dump_step", -1),
+        policies=first,
+        rewards={},
+        eval_scorers=root.names("eval_scorers"),
+        user_scorer=_user_scorer(spec, task),
+        gold_source=root.str("gold"),
+    )
+
+
+def _logging(section: Section) -> bool:
+    """Reads the section; writers are opened by `run`."""
+    section.bool("tensorboard"), section.bool("wandb"), section.bool("report")
+    return section.bool("progress")
+
+
+def _init_key(seeds: seeding.Seeds) -> jax.Array:
+    return rng.named(rng.root(seeds.init), "model")
+
+
+def _user_scorer(spec: str | None, task: tasks.Task) -> Any:
+    if spec is None:
+        return None
+    records = (*task.prompts.records, *task.heldout.records)
+    function = rollout.load_function(spec)
+    return rollout.function_scorer(
+        function, task.tokenizer.decode, records, name=f"config.scorer={spec}"
+    )
+
+
+def _open_writers(config: Any, workdir: Path) -> list[writers.Writer]:
+    result: list[writers.Writer] = [writers.JsonlWriter(workdir)]
+    if config.logging.tensorboard:
+        result.append(writers.TensorBoardWriter(workdir / "tensorboard"))
+    if config.logging.wandb:
+        result.append(writers.WandbWriter("rlhf_jax", str(workdir)))
+    return result
+
+
+def _settings(
+    plain: Mapping[str, Any], names: tuple[str, ...]
+) -> dict[str, Mapping[str, Any]]:
+    """For each stage the config that changes its numbers: shared, earlier, own."""
+    outside = {*defaults.NUMBERLESS, "stages", *names}
+    shared = {key: value for key, value in plain.items() if key not in outside}
+    result: dict[str, Mapping[str, Any]] = {}
+    for index, name in enumerate(names):
+        result[name] = shared | {key: plain[key] for key in names[: index + 1]}
+    return result
+
+
+def run(config: Any, workdir: Path) -> int:
+    """Runs all stages, or what is missing of them; returns the exit code.
+
+    Raises:
+      UserError: bad input, or a workdir that holds another experiment.
+    """
+    with Stop() as stop:
+        context, stages = build(config, workdir, stop)
+        _claim(workdir, config)
+        context.writers.extend(_open_writers(config, workdir))
+        try:
+            for stage in stages:
+                if contexts.result_of(context, stage.name) is None:
+                    logging.info("stage %s", stage.name)
+                    began = time.monotonic()
+                    contexts.finish(context, stage.name, stage.run(), began)
+                    jax.clear_caches()
+                summarize(context, stages, config)
+        except Preempted as stopped:
+            logging.info("%s; the same command continues", stopped)
+            return PREEMPTED
+        finally:
+            for writer in context.writers:
+                writer.close()
+    if config.logging.report:
+        from rlhf_jax.studies import report
+
+        report.write([workdir], workdir / "report.html")
+    print(_closing(workdir))
+    return 0
+
+
+def _claim(workdir: Path, config: Any) -> None:
+    """Writes `config.json`; a workdir of another list of stages is refused."""
+    path = workdir / "config.json"
+    plain = json.loads(json.dumps(config.to_dict(), default=str))
+    if path.is_file():
+        old = json.loads(path.read_text())
+        if list(old.get("stages", [])) != list(plain["stages"]):
+            raise UserError(
+                f"{workdir} holds a run with stages {old.get('stages')}, not"
+                f" {plain['stages']}; choose another --workdir"
+            )
+    contexts.write_json(path, plain)
+
+
+def summarize(context: Context, stages: list[Stage], config: Any) -> None:
+    """Writes `summary.json` from the results of the stages done so far."""
+    summary: dict[str, Any] = {"seconds_by_stage": {}, "stages": {}}
+    for stage in stages:
+        path = context.folder(stage.name) / "done.json"
+        if not path.is_file():
+            continue
+        record = json.loads(path.read_text())
+        summary["seconds_by_stage"][stage.name] = record["seconds"]
+        kind = config[stage.name].kind
+        if kind == "table":
+            summary.update(record["result"])
+        elif kind == "rm" and "reward_model" not in summary:
+            summary["reward_model"] = record["result"]
+        else:
+            summary["stages"][stage.name] = record["result"]
+    contexts.write_json(context.workdir / "summary.json", summary)
+
+
+def _closing(workdir: Path) -> str:
+    """What a run says at its end."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    lines = []
+    for row, columns in summary.get("table", {}).items():
+        shown = [
+            f"{name} {columns[name]['mean']:.3f} ± {columns[name]['se']:.3f}"
+            for name in ("gold", "proxy", "kl", "length")
+            if name in columns
+        ]
+        lines.append(f"{row:>12}  " + "  ".join(shown))
+    lines.append(summary.get("verdict", "done"))
+    lines.append(f"report: {workdir / 'report.html'}")
+    return "\n".join(lines)

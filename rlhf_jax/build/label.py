@@ -1,0 +1,142 @@
+"""The labelling stage: samples of a policy, ranked by gold with known label noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlhf_jax import data, rng, rollout
+from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
+from rlhf_jax.types import PromptBatch, Rollout, Scorer
+
+FILES = {"train": "rankings.jsonl", "heldout": "heldout.jsonl"}
+
+
+def label(name: str, section: Section, context: Context) -> Stage:
+    """Reads a section of kind `label`.
+
+    K responses per prompt are ranked by `gold + noise * g` with standard Gumbel g, so a
+    pair is ordered as Bradley-Terry with scores gold / noise would order it, and the
+    accuracy that any reward model can reach is known.
+    """
+    source, responses = section.str("policy"), section.int("responses", 2)
+    noise, temperature = section.float("noise", 0.0), section.float("temperature", 0.0)
+    counts = {
+        "train": section.int("prompts", 1),
+        "heldout": section.int("heldout", 1),
+    }
+    chunk = section.int("batch_size", 1)
+    datasets = {"train": context.task.prompts, "heldout": context.task.heldout}
+    network = context.model.language()
+    task = context.task
+    sample = rollout.sampler(
+        network,
+        max_length=task.response_length,
+        stop_tokens=(task.tokenizer.end_token,),
+        pad_token=task.tokenizer.pad_token,
+        temperature=temperature,
+        samples_per_prompt=responses,
+    )
+
+    def run() -> dict[str, Any]:
+        gold = task.gold
+        if gold is None:
+            raise UserError(
+                f"stage {name} labels with the task's gold reward, but this task has"
+                " none; give config.task.rankings and leave the stage out"
+            )
+        variables = context.policy(source, f"{section.path}.policy")
+        result: dict[str, Any] = {}
+        for split, dataset in datasets.items():
+            prompts = context.prompts(dataset, counts[split])
+            key = rng.named(rng.root(context.seeds.sampling), name, split)
+            noise_of = np.random.default_rng([context.seeds.label, len(split)])
+            rows = []
+            for index, part in enumerate(chunks(prompts, chunk)):
+                found = sample(variables, part, rng.named(key, index))
+                rows += ranked(found, gold, noise, noise_of, responses, split, index)
+            rows = rows[: counts[split]]
+            write_lines(context.folder(name) / FILES[split], rows)
+            ties = sum(len(set(row["ranks"])) < responses for row in rows)
+            result[split] = {"rankings": len(rows), "with_ties": ties}
+        return {**result, "noise": noise}
+
+    def describe() -> dict[str, Any]:
+        return {
+            "responses": f"{counts['train']} + {counts['heldout']} held-out prompts"
+            f" x {responses}",
+        }
+
+    return Stage(name, run, describe)
+
+
+def chunks(prompts: PromptBatch, size: int) -> Iterator[PromptBatch]:
+    """Pieces of one shape; the last one is filled up with its final prompt."""
+    total = prompts.tokens.shape[0]
+    size = min(size, total)
+    for start in range(0, total, size):
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        yield jax.tree.map(lambda x, r=rows: x[r], prompts)
+
+
+def ranked(
+    found: Rollout,
+    gold: Scorer,
+    noise: float,
+    noise_of: np.random.Generator,
+    responses: int,
+    split: str,
+    index: int,
+) -> list[dict[str, Any]]:
+    """JSON rows of kind `ranking`, token ids as they were sampled."""
+    scores = np.asarray(gold.apply(gold.init(), None, found).sequence, np.float64)
+    scores = scores.reshape(-1, responses)
+    felt = scores + noise * noise_of.gumbel(size=scores.shape)
+    host = jax.device_get(found)
+    rows = []
+    for row in range(scores.shape[0]):
+        first = row * responses
+        members = range(first, first + responses)
+        rows.append(
+            {
+                "id": f"{split}-{index}-{row}",
+                "prompt": host.prompt.tokens[first][host.prompt.mask[first]].tolist(),
+                "responses": [host.tokens[m][host.mask[m]].tolist() for m in members],
+                "ranks": dense_ranks(felt[row]),
+                "gold": [round(float(score), 6) for score in scores[row]],
+                "prompt_row": int(host.prompt.example_id[first]),
+            }
+        )
+    return rows
+
+
+def dense_ranks(felt: np.ndarray) -> list[int]:
+    """1 for the largest, equal numbers tie: [.5, .9, .5] -> [2, 1, 2]."""
+    levels = np.unique(-felt)
+    return [int(np.searchsorted(levels, -value)) + 1 for value in felt]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes JSON lines in one piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    part.replace(path)
+
+
+def rankings(context: Context, source: str, split: str) -> data.Dataset:
+    """The rankings of a labelling stage, or the task's own (`task`)."""
+    if source == "task":
+        if context.task.rankings is None:
+            raise UserError("config.task has no rankings; name a file of rankings")
+        train, heldout = data.split(context.task.rankings, 0.1)
+        return train if split == "train" else heldout
+    path = context.folder(source) / FILES[split]
+    return data.jsonl(path, "ranking", name=f"{source}-{split}")

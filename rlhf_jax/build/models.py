@@ -1,0 +1,143 @@
+"""From `config.model` to networks and their variables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import networks
+from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
+from rlhf_jax.networks import huggingface
+from rlhf_jax.types import Array, Network, Params
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Model(NamedTuple):
+    """The architecture that all networks of a run share.
+
+    Attributes:
+      config: of the plain network, without adapters.
+      lora: adapters of the trained networks, or None to train every parameter.
+      options: keywords of `language_model` and `scalar_model` (dtypes, scan, remat).
+      path: Hugging Face directory of the first weights, or None.
+    """
+
+    config: networks.TransformerConfig
+    lora: networks.LoRA | None
+    options: dict[str, Any]
+    path: Path | None
+
+    def language(self, *, adapters: bool = False, value_head: bool = False) -> Network:
+        """A language model; with adapters where asked for and configured."""
+        return networks.language_model(
+            self._adapted(adapters), value_head=value_head, **self.options
+        )
+
+    def scalar(self, *, head: str = "normal", adapters: bool = False) -> Network:
+        """A reward model or value function; `head` is `zero` or `normal`."""
+        return networks.scalar_model(
+            self._adapted(adapters), head_init=HEADS[head](), **self.options
+        )
+
+    def first_weights(self, key: Array) -> Params:
+        """The checkpoint's weights, or random ones."""
+        if self.path is not None:
+            return huggingface.load(self.path, dtype=self.options["param_dtype"])[1]
+        return self.language().init(key)
+
+    def _adapted(self, adapters: bool) -> networks.TransformerConfig:
+        lora = self.lora if adapters else None
+        return dataclasses.replace(self.config, lora=lora)
+
+
+HEADS: dict[str, Callable[[], Any]] = {
+    "zero": networks.zeros,
+    "normal": networks.normal,
+}
+
+
+def model(section: Section, vocab_size: int | None, length: int) -> Model:
+    """Reads `config.model`.
+
+    Args:
+      section: the section.
+      vocab_size: of the tokenizer; None takes the checkpoint's.
+      length: tokens of the longest prompt with the longest response.
+
+    Raises:
+      UserError: a checkpoint that cannot be read, or that is too short or too small.
+    """
+    path = section.optional("path", section.str)
+    options = {
+        "dtype": DTYPES[section.choice("dtype", DTYPES)],
+        "param_dtype": DTYPES[section.choice("param_dtype", DTYPES)],
+        "scan_layers": section.bool("scan_layers"),
+        "remat": section.choice("remat", networks.REMAT),
+    }
+    given = {
+        "family": section.str("family"),
+        "width": section.int("width", 1),
+        "num_layers": section.int("num_layers", 1),
+        "num_heads": section.int("num_heads", 1),
+        "num_kv_heads": section.optional("num_kv_heads", section.int),
+        "mlp_width": section.optional("mlp_width", section.int),
+        "tied_embeddings": section.bool("tied_embeddings"),
+    }
+    lora = _lora(section.section("lora"))
+    if path is None:
+        if vocab_size is None:
+            raise UserError("config.model.path is needed: this task has no tokenizer")
+        config = networks.TransformerConfig(
+            vocab_size=vocab_size, max_length=length, **given
+        )
+        return Model(config, lora, options, None)
+    raw = huggingface.read_json(Path(path) / "config.json")
+    config = huggingface.config_from_huggingface(raw)
+    _fits(path, config, vocab_size, length)
+    return Model(config, lora, options, Path(path))
+
+
+def _fits(
+    path: str, config: networks.TransformerConfig, vocab_size: int | None, length: int
+) -> None:
+    if vocab_size is not None and config.vocab_size < vocab_size:
+        raise UserError(
+            f"config.model.path={path} has {config.vocab_size} tokens, the tokenizer"
+            f" has {vocab_size}; use the tokenizer that belongs to the model"
+        )
+    if config.max_length < length:
+        raise UserError(
+            f"prompt and response together may have {length} tokens, but"
+            f" config.model.path={path} holds {config.max_length}; shorten"
+            " config.task.prompt_length or config.task.response_length"
+        )
+
+
+def _lora(section: Section) -> networks.LoRA | None:
+    rank, alpha = section.int("rank", 0), section.float("alpha")
+    targets = section.names("targets")
+    return networks.LoRA(rank=rank, alpha=alpha, targets=targets) if rank else None
+
+
+def trainable(variables: Params, lora: networks.LoRA | None) -> tuple[Params, Params]:
+    """Splits variables into (frozen base, trainable part): all trains without LoRA."""
+    if lora is None:
+        return {}, variables
+    base = {name: tree for name, tree in variables.items() if name != "lora"}
+    return base, {"lora": variables["lora"]}
+
+
+def parameter_table(variables: Any) -> list[tuple[str, tuple[int, ...], str]]:
+    """Path, shape and dtype of every array of an (abstract) variables tree."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(variables)
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), x.shape, str(x.dtype))
+        for path, x in flat
+    ]

@@ -1,0 +1,159 @@
+"""From names and keywords in a config to the parts of the library.
+
+Parts are taken from the public namespaces by their own names: `ppo.rewards` names links
+of `rlhf_jax.rewards`, `ppo.terms` functions of `rlhf_jax.losses`, and a sub-section of
+the same name holds the keywords. No second list of names exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+import optax
+
+from rlhf_jax import advantages, losses, rewards
+from rlhf_jax.build.section import Section, nearest
+from rlhf_jax.errors import UserError
+from rlhf_jax.ops import kl
+from rlhf_jax.training.optimizer import optimizer as make_optimizer
+from rlhf_jax.training import schedules
+from rlhf_jax.types import AdvantageEstimator, RewardTransformation
+
+ESTIMATORS: Mapping[str, Callable[..., Any]] = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
+REDUCTIONS = {"token_mean": losses.token_mean, "sequence_mean": losses.sequence_mean}
+
+
+def part(namespace: ModuleType, name: str, section: Section, key: str) -> Any:
+    """A public factory of a namespace, by its name.
+
+    Raises:
+      UserError: there is no such factory (names the nearest).
+    """
+    public = [n for n in namespace.__all__ if callable(vars(namespace)[n])]
+    if name not in public:
+        raise UserError(
+            f"{section.path}.{key} names '{name}', which {namespace.__name__} does not"
+            f" have{nearest(name, public)}"
+        )
+    return vars(namespace)[name]
+
+
+def keywords(
+    section: Section, name: str, factory: Callable[..., Any], **given: Any
+) -> dict[str, Any]:
+    """Keywords of a part from its sub-section; KL estimators by name."""
+    own = section.section(name) if section.has(name) else Section({}, section.path)
+    result = own.keywords(factory, **given)
+    if isinstance(result.get("estimator"), str):
+        found = result["estimator"]
+        if found not in ESTIMATORS:
+            raise UserError(
+                f"{own.path}.estimator='{found}' is not a KL estimator"
+                f"{nearest(found, list(ESTIMATORS))}"
+            )
+        result["estimator"] = ESTIMATORS[found]
+    return result
+
+
+def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
+    """The chain named by `rewards`, in that order; `kl_coef` goes to its KL penalty."""
+    links = []
+    for name in section.names("rewards"):
+        factory = part(rewards, name, section, "rewards")
+        given: dict[str, Any] = {}
+        if name == "kl_penalty":
+            given = {"coef": kl_coef}
+        if name == "adaptive_kl_penalty":
+            given = {"init_coef": kl_coef}
+        links.append(factory(**keywords(section, name, factory, **given)))
+    return rewards.chain(*links)
+
+
+def estimator(section: Section) -> AdvantageEstimator:
+    """`estimator` names an estimator and then what wraps it, e.g. ('gae', 'whitened')."""
+    first, *wrappers = section.names("estimator")
+    factory = part(advantages, first, section, "estimator")
+    result = factory(**keywords(section, first, factory))
+    for name in wrappers:
+        wrapper = part(advantages, name, section, "estimator")
+        result = wrapper(**keywords(section, name, wrapper, estimator=result))
+    return result
+
+
+def loss(section: Section, key: str = "terms") -> losses.Loss:
+    """The weighted sum of the terms that `key` names; `reduction` reduces them."""
+    reduction = reduction_of(section)
+    terms = {name: term(section, name) for name in section.names(key)}
+    return losses.combine(reduction=reduction, **terms)
+
+
+def single_terms(section: Section, key: str = "terms") -> dict[str, losses.Loss]:
+    """Each term of `key` as an unweighted loss of its own, for tracing a step."""
+    reduction = reduction_of(section)
+    return {
+        name: losses.combine(
+            reduction=reduction, **{name: term(section, name)._replace(weight=1.0)}
+        )
+        for name in section.names(key)
+    }
+
+
+def term(section: Section, name: str) -> losses.Term:
+    """One weighted term: its sub-section has `weight` and the factory's keywords."""
+    factory = part(losses, name, section, "terms")
+    own = section.section(name)
+    weight = _schedule_or_number(own, "weight")
+    rest = Section({k: own.value(k) for k in own.keys() if k != "weight"}, own.path)
+    found = keywords(Section({name: rest.values()}, section.path), name, factory)
+    return losses.Term(factory(**found), weight=weight)
+
+
+def reduction_of(section: Section) -> losses.Reduction:
+    """`reduction`: token_mean, sequence_mean, or a number for the constant of a sum."""
+    name = section.str("reduction")
+    if name in REDUCTIONS:
+        return REDUCTIONS[name]
+    try:
+        return losses.sum_over(float(name))
+    except ValueError:
+        known = [*REDUCTIONS, "a number, the constant that a sum is divided by"]
+        raise UserError(
+            f"{section.path}.reduction='{name}' is not known{nearest(name, known)}"
+        ) from None
+
+
+def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
+    """Reads an optimizer section; a schedule runs over `steps` optimizer steps."""
+    peak = section.float("learning_rate", 0.0)
+    shape = section.choice("schedule", ("constant", "linear", "cosine"))
+    warmup = section.int("warmup_steps", 0)
+    rest = max(steps - warmup, 1)
+    schedule = {
+        "constant": lambda: schedules.constant(peak),
+        "linear": lambda: schedules.linear(peak, rest),
+        "cosine": lambda: schedules.cosine(peak, rest),
+    }[shape]()
+    if warmup:
+        schedule = schedules.warmup(warmup, schedule)
+    return make_optimizer(
+        section.str("name"),
+        schedule,
+        b1=section.float("b1"),
+        b2=section.float("b2"),
+        eps=section.optional("eps", section.float),
+        eps_form=section.choice("eps_form", ("optax", "tensorflow")),  # type: ignore
+        weight_decay=section.float("weight_decay", 0.0),
+        clip_norm=section.optional("clip_norm", section.float),
+        ema_decay=section.optional("ema_decay", section.float),
+    )
+
+
+def _schedule_or_number(section: Section, key: str) -> Any:
+    """A number, or a sub-section {schedule, peak, steps} of the same key."""
+    if not isinstance(section.value(key), Mapping):
+        return section.float(key)
+    own = section.section(key)
+    shape = own.choice("schedule", ("linear", "cosine"))
+    return vars(schedules)[shape](own.float("peak"), own.int("steps", 1))

@@ -1,0 +1,28 @@
+"""What the command line sets up before jax is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def prepare() -> None:
+    """Quiet logs, offline hubs, and compiled programs kept between processes.
+
+    `JAX_COMPILATION_CACHE_DIR` chooses the folder; empty switches the cache off.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+    from absl import logging
+
+    logging.set_verbosity(logging.INFO)
+    logging.set_stderrthreshold("info")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
+        folder = str(Path(home) / "rlhf_jax" / "programs")
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

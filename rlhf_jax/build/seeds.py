@@ -1,0 +1,28 @@
+"""Four seeds that may differ: initial weights, data, sampling, labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rlhf_jax.build.section import Section
+
+
+class Seeds(NamedTuple):
+    """init: weights; data: worlds, splits, order; sampling: rollouts; label: noise."""
+
+    init: int
+    data: int
+    sampling: int
+    label: int
+
+
+def seeds(config: Section) -> Seeds:
+    """Reads `seed` and `seeds.*`; a seed that is None follows `seed`."""
+    common = config.int("seed", 0)
+    section = config.section("seeds")
+
+    def one(name: str) -> int:
+        own = section.optional(name, section.int)
+        return common if own is None else own
+
+    return Seeds(*(one(name) for name in Seeds._fields))
