@@ -139,9 +139,10 @@ def streams(**losses: Loss) -> Loss:
 
 def _where(term: Term, batch: Any) -> reductions.Support:
     where = reductions.support(batch)
-    if term.mask is None:
-        return where
-    return where._replace(mask=where.mask & term.mask(batch))
+    mask = where.mask if term.mask is None else where.mask & term.mask(batch)
+    if mask.dtype != bool:
+        raise TypeError(f"a mask must be boolean, got {mask.dtype}{mask.shape}")
+    return where._replace(mask=mask)
 
 
 def _prepare(term: Term, reduction: reductions.Reduction, batch: Any) -> Prepared:
@@ -163,7 +164,7 @@ def _apply(
     where = _where(term, batch)
     normalizer, total, extra = prepared[name]
     weight = term.weight(step) if callable(term.weight) else term.weight
-    outputs = _quiet_padding(_switch(outputs, weight), where.mask)
+    outputs = _quiet_padding(_switch(outputs, weight), reductions.support(batch).mask)
     arguments = (outputs, batch) if term.prepare is None else (outputs, batch, extra)
     values, found = term.values(*arguments)
     if values.shape != where.mask.shape:
@@ -201,7 +202,7 @@ def _switch(outputs: Any, weight: Any) -> Any:
 
 
 def _quiet_padding(outputs: Any, mask: Array) -> Any:
-    """Zero what the network says where the term does not count.
+    """Zero what the network says outside of the support of the batch.
 
     The select also makes the gradient there exactly 0, whatever the padding holds.
     """

@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import metrics, types
 from rlhf_jax.losses.combine import LossTerm
-from rlhf_jax.losses.plackett_luce import logsumexp_where, negative_log_likelihood
+from rlhf_jax.losses.orderings import logsumexp_where, negative_log_likelihood
 from rlhf_jax.losses.reduction import support
 
 
@@ -69,6 +69,7 @@ def all_pairs(label_smoothing: float = 0.0) -> LossTerm:
         raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
+        scores = _ranked(scores, batch)
         below, margin = _below(batch.ranks), batch.margin[:, None, None]
         gap = _gaps(scores)
         loss = jax.nn.softplus(gap + margin)
@@ -92,6 +93,7 @@ def plackett_luce() -> LossTerm:
     """
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
+        scores = _ranked(scores, batch)
         loss = negative_log_likelihood(scores, batch.ranks, batch.margin)
         return loss, _report(scores, batch)
 
@@ -107,6 +109,7 @@ def best_of_k() -> LossTerm:
     """
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
+        scores = _ranked(scores, batch)
         below = _below(batch.ranks)
         gap = _gaps(scores) + batch.margin[:, None, None]
         ranked = batch.ranks > 0
@@ -128,15 +131,19 @@ def score_centering() -> LossTerm:
     """
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
-        ranked = batch.ranks > 0
-        known = jnp.where(ranked, scores, 0.0)
+        ranked, scores = batch.ranks > 0, _ranked(scores, batch)
         pair = jnp.triu(ranked[:, :, None] & ranked[:, None, :], k=1)
-        squares = jnp.square(known[:, :, None] + known[:, None, :])
+        squares = jnp.square(scores[:, :, None] + scores[:, None, :])
         pairs = jnp.maximum(jnp.sum(pair, axis=(1, 2)), 1)
         loss = jnp.sum(jnp.where(pair, squares, 0.0), axis=(1, 2)) / pairs
         return loss, {"reward_model/scores": _score_moments(scores, batch)}
 
     return values
+
+
+def _ranked(scores: Array, batch: types.RankingBatch) -> Array:
+    """Scores with the ignored ones at 0, cut off from the gradient."""
+    return jnp.where(batch.ranks > 0, scores, jnp.zeros((), scores.dtype))
 
 
 def _below(ranks: Int[Array, "B K"]) -> Bool[Array, "B K K"]:
@@ -151,7 +158,8 @@ def _gaps(scores: Float[Array, "B K"]) -> Float[Array, "B K K"]:
 
 
 def _score_moments(scores: Array, batch: types.RankingBatch) -> metrics.Moments:
-    counted = (batch.ranks > 0) & (batch.weight[:, None] != 0)
+    where = support(batch)
+    counted = (batch.ranks > 0) & (where.mask & (where.weight != 0))[:, None]
     return metrics.moments(jax.lax.stop_gradient(scores), counted)
 
 

@@ -8,7 +8,7 @@ rest R is the event that the members of D are chosen before all of R, in any ord
 
 Up to four members the sum is exact: with F(S) the log-probability that the first
 choices are the set S in any order, `F(S) = logsumexp_{i in S} F(S - i) + log p(i | D -
-S + i, R)`, 15 subsets instead of 24 orders, every step a sum of positive numbers and
+S + i, R)`, 16 subsets instead of 24 orders, every step a sum of positive numbers and
 so without cancellation. Beyond four, Efron's form (1977; Cox regression's
 approximation for ties) replaces the chosen weight by the average of the group:
 
@@ -17,8 +17,6 @@ approximation for ties) replaces the chosen weight by the average of the group:
 The m! makes it the sum over orders that it stands for: it is exact at equal scores.
 The last group (R empty) has probability one, whatever its size.
 """
-
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -86,18 +84,16 @@ def _exact(
     around = jnp.stack([jnp.roll(scores, -o, axis=1) for o in range(slots)], axis=-1)
     rests = jnp.stack([jnp.roll(rest, -o, axis=1) for o in range(slots)], axis=-1)
     step = _first_choice(around, rests, member)
-    found = [jnp.zeros_like(scores)]
-    for subset in range(1, 2**slots):
-        ways = [
-            found[subset - (1 << i)] + step[:, :, i, subset - (1 << i)]
-            for i in range(slots)
-            if subset >> i & 1
-        ]
-        stacked = jnp.stack(ways, axis=-1)
-        found.append(logsumexp_where(stacked, jnp.ones(stacked.shape, bool), axis=-1))
-    full = jnp.stack([found[2**m - 1] for m in range(slots + 1)], axis=-1)
-    picked = jnp.take_along_axis(full, jnp.clip(size, 0, slots)[..., None], axis=-1)
-    return -picked[..., 0]
+    # without[S, i] is the set S less its member i, sets as bit masks.
+    sets, bit = np.arange(2**slots)[:, None], 1 << np.arange(slots)[None]
+    holds, without = (sets & bit) > 0, sets & ~bit
+    last = step[:, :, np.arange(slots)[None], without]
+    holds = jnp.broadcast_to(holds[None, None], last.shape)
+    found = jnp.zeros((*scores.shape, 2**slots), scores.dtype)
+    for _ in range(slots):  # after n rounds right for the sets of n members
+        found = logsumexp_where(found[:, :, without] + last, holds, axis=-1)
+    whole = jnp.clip(2**size - 1, 0, 2**slots - 1)
+    return -jnp.take_along_axis(found, whole[..., None], axis=-1)[..., 0]
 
 
 def _first_choice(
@@ -107,7 +103,7 @@ def _first_choice(
 ) -> Float[Array, "B K M S"]:
     """log-probability that member i is the next choice when the set S is gone."""
     slots = scores.shape[-1]
-    gone = np.array(list(itertools.product([0, 1], repeat=slots)), bool)[:, ::-1]
+    gone = (np.arange(2**slots)[:, None] >> np.arange(slots)[None]) & 1 > 0
     rivals = ~gone[None, :, :] & ~np.eye(slots, dtype=bool)[:, None, :]
     gaps = scores[:, :, None, :] - scores[:, :, :, None]
     shape = (*scores.shape, 2**slots)
