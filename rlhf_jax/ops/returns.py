@@ -14,16 +14,15 @@ from jaxtyping import Array, Bool, Float
 from rlhf_jax.ops import masking
 
 
+def _step(carry: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
+    carry = item[0] + item[1] * carry
+    return carry, carry
+
+
 def _reverse_sum(steps: Array, decay: Array) -> Array:
     """`y[t] = steps[t] + decay[t] * y[t+1]`, with y[T] = 0, for one sequence."""
-
-    def step(carry: Array, item: tuple[Array, Array]) -> tuple[Array, Array]:
-        carry = item[0] + item[1] * carry
-        return carry, carry
-
-    return jax.lax.scan(step, jnp.zeros((), steps.dtype), (steps, decay), reverse=True)[
-        1
-    ]
+    start = jnp.zeros((), steps.dtype)
+    return jax.lax.scan(_step, start, (steps, decay), reverse=True)[1]
 
 
 def _gae_one(

@@ -23,7 +23,9 @@ def test_sum_and_mean_see_real_elements_only(garbage):
 
 def test_mean_of_nothing_is_zero_with_finite_gradient():
     nothing = jnp.zeros(MASK.shape, bool)
-    value, slope = jax.value_and_grad(masking.masked_mean)(jnp.ones(MASK.shape), nothing)
+    value, slope = jax.value_and_grad(masking.masked_mean)(
+        jnp.ones(MASK.shape), nothing
+    )
     assert value == 0 and not slope.any()
 
 

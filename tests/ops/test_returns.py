@@ -124,17 +124,13 @@ def test_a_constant_in_all_values_matters_at_the_terminal_token_only():
     trajectory = trajectories.make()
     tokens = trajectories.token_rewards(trajectory).tokens
     base, _ = run_gae(trajectory, tokens)
-    moved, _ = run_gae(
-        trajectory._replace(values=trajectory.values + 10.0), tokens
-    )
+    moved, _ = run_gae(trajectory._replace(values=trajectory.values + 10.0), tokens)
     length = np.asarray(trajectory.mask.sum(axis=1))
     steps = length[:, None] - 1 - np.arange(5)[None]
     shift = -10.0 * 0.95 ** np.maximum(steps, 0)
     shift = np.where(trajectory.mask & ~trajectory.truncated[:, None], shift, 0.0)
     np.testing.assert_allclose(moved - base, shift, atol=1e-4)
-    twice, _ = run_gae(
-        trajectory._replace(values=2 * trajectory.values), 2 * tokens
-    )
+    twice, _ = run_gae(trajectory._replace(values=2 * trajectory.values), 2 * tokens)
     np.testing.assert_allclose(twice, 2 * base, atol=1e-5)
 
 
