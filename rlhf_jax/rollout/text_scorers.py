@@ -46,7 +46,9 @@ def decode_rollout(rollout: Rollout, decode: Decode) -> Texts:
     )
 
 
-def _decode_rows(tokens: np.ndarray, keep: np.ndarray, decode: Decode) -> list[str]:
+def _decode_rows(
+    tokens: np.ndarray, keep: np.ndarray, decode: Callable[[list[int]], Any]
+) -> list[Any]:
     rows = zip(tokens, keep, strict=True)
     return [decode([int(t) for t in row[kept]]) for row, kept in rows]
 
@@ -77,11 +79,21 @@ def function_scorer(
     def apply(frozen: Any, params: Params, rollout: Rollout) -> Scores:
         del frozen, params
         texts = decode_rollout(rollout, decode)
-        rows = [records[i] for i in texts.ids]
+        rows = [_record(records, i, name) for i in texts.ids]
         values = _call(fn, texts, rows, name)
         return Scores(jnp.asarray(_checked(values, texts, rows, name), jnp.float32))
 
     return Scorer(init, apply)
+
+
+def _record(records: Sequence[Any] | Mapping[int, Any], index: int, name: str) -> Any:
+    try:
+        return records[index]
+    except (KeyError, IndexError):
+        raise UserError(
+            f"{name}: no record has example id {index}; the {len(records)} records "
+            "given are not those that the prompts come from"
+        ) from None
 
 
 def _call(fn: ScoreFunction, texts: Texts, rows: list[Any], name: str) -> Any:
@@ -171,9 +183,8 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise UserError(f"{place} has no function {name!r}; it has {sorted(known)}")
     function = getattr(module, name)
     if not callable(function):
-        raise UserError(
-            f"{name!r} in {place} is a {type(function).__name__}, no function"
-        )
+        kind = type(function).__name__
+        raise UserError(f"{name!r} in {place} is not a function but of type {kind}")
     return function
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import networks
-from rlhf_jax.types import Network, NetworkOutputs, PromptBatch
+from rlhf_jax.types import Network, NetworkOutputs, PromptBatch, Rollout
 
 
 class FakeConfig(NamedTuple):
@@ -92,6 +92,33 @@ def left_padded(rows: list[list[int]], width: int, pad: int = 0) -> PromptBatch:
     )
 
 
+def hand_rollout(
+    prompts: list[list[int]],
+    responses: list[list[int]],
+    *,
+    prompt_width: int | None = None,
+    width: int | None = None,
+    pad: int = 0,
+    stop: int = 0,
+) -> Rollout:
+    """A rollout of given token lists; a response that ends in `stop` is terminal."""
+    width = width or max(len(r) for r in responses)
+    tokens = np.full((len(responses), width), pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, response in enumerate(responses):
+        tokens[i, : len(response)] = response
+        mask[i, : len(response)] = True
+    terminal = mask & (tokens == stop)
+    return Rollout(
+        prompt=left_padded(prompts, prompt_width or max(map(len, prompts)), pad),
+        tokens=jnp.asarray(tokens),
+        mask=jnp.asarray(mask),
+        logprobs=jnp.where(mask, -1.0, 0.0),
+        terminal=jnp.asarray(terminal),
+        truncated=jnp.asarray(~terminal.any(1)),
+    )
+
+
 def oracle_logits(params: dict, tokens: list[int], mix: float = 0.7) -> np.ndarray:
     """float64 logits [len(tokens), V] of one sequence without padding, by loops."""
     weights = {k: np.asarray(v, np.float64) for k, v in params["params"].items()}
@@ -145,6 +172,11 @@ def make_network():
 @pytest.fixture(scope="session")
 def make_prompts():
     return left_padded
+
+
+@pytest.fixture(scope="session")
+def make_rollout():
+    return hand_rollout
 
 
 @pytest.fixture(scope="session")
