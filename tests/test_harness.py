@@ -26,6 +26,9 @@ def test_parity(): ...
 '''
 
 
+NOTHING = "from unittest.mock import MagicMock\nconfig = settings = MagicMock()\n"
+
+
 @pytest.fixture
 def suite(tmp_path):
     """A folder with our conftest, three tests and one allowed skip."""
@@ -33,6 +36,9 @@ def suite(tmp_path):
     shutil.copy(TESTS / "conftest.py", tmp_path / "tests")
     shutil.copytree(TESTS.parent / "scripts", tmp_path / "scripts")
     (tmp_path / "tests" / "test_suite.py").write_text(SUITE)
+    # Stand-ins for what conftest sets up and this suite does not use.
+    (tmp_path / "scripts" / "jax.py").write_text(NOTHING)
+    (tmp_path / "scripts" / "hypothesis.py").write_text(NOTHING)
     (tmp_path / "pytest.ini").write_text(
         "[pytest]\npythonpath = scripts\nmarkers = identity\n"
         "addopts = -p no:cacheprovider\n"
@@ -48,9 +54,9 @@ def allow(suite, number):
 
 def run(suite, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "xdist", *arguments],
         cwd=suite,
-        env=os.environ | {"PYTEST_ADDOPTS": ""},
+        env=os.environ | {"PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )

@@ -93,9 +93,8 @@ def installed(clone):
     ("arguments", "workdir"),
     [
         ([], "--workdir=runs/quickstart-seed0"),
-        (["--config.seed=7"], "--workdir=runs/quickstart-seed7"),
         (["--config.seed", "7"], "--workdir=runs/quickstart-seed7"),
-        (["--config.seed_of=7"], "--workdir=runs/quickstart-seed0"),
+        (["--config.seed=7", "--config.seeds=9"], "--workdir=runs/quickstart-seed7"),
         (["--workdir=w x", "--config.seed=7"], "--workdir=w x"),
         (["--workdir", "w"], "--workdir"),
     ],
