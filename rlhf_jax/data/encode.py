@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -28,8 +28,8 @@ from rlhf_jax.data.tokenizer import Tokenizer
 from rlhf_jax.errors import UserError
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
-Overlong = Literal["error", "skip", "left", "newline"]
-OverlongResponse = Literal["error", "skip", "cut"]
+OVERLONG_PROMPT = ("error", "skip", "left", "newline")
+OVERLONG_RESPONSE = ("error", "skip", "cut")
 
 
 class TooLong(UserError):
@@ -67,10 +67,18 @@ class Encoder:
     tokenizer: Tokenizer
     prompt_limit: int | None = None
     response_limit: int | None = None
-    overlong_prompt: Overlong = "error"
-    overlong_response: OverlongResponse = "error"
+    overlong_prompt: str = "error"
+    overlong_response: str = "error"
     prompt_suffix: str = ""
     response_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for rule, known in (
+            (self.overlong_prompt, OVERLONG_PROMPT),
+            (self.overlong_response, OVERLONG_RESPONSE),
+        ):
+            if rule not in known:
+                raise UserError(f"unknown rule '{rule}'; known: {', '.join(known)}")
 
     def prompt(self, prompt: PromptText, id: str = "?") -> Ids:
         """Ids of a prompt: start token (if the family has one) and text, or the chat

@@ -1,10 +1,10 @@
 """Which examples make up which batch: a pure function of (data seed, step).
 
-An epoch visits every example once. Inside an epoch the examples of one length bucket
-are shuffled and cut into batches; what is left of a bucket joins the next longer one,
-where it fits; the batches of all buckets are then shuffled together. One short batch
-remains at most, and `remainder` says what becomes of it. Nothing depends on earlier
-calls, so the position in the data is the step number alone.
+An epoch visits every example once, in a shuffled order. Each example joins the queue
+of its length bucket, and a queue that is full becomes a batch. What is left in a queue
+when the epoch ends joins the next longer bucket, where it fits; one short batch remains
+at most, and `remainder` says what becomes of it. Nothing depends on earlier calls or
+epochs, so the position in the data is the step number alone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from rlhf_jax.errors import UserError
 
-Remainder = Literal["drop", "pad", "wrap"]
-IntArray = np.ndarray
+REMAINDERS = ("drop", "pad", "wrap")
 
 
 class Slot(NamedTuple):
@@ -27,7 +26,7 @@ class Slot(NamedTuple):
     that must not count)."""
 
     length: int
-    rows: IntArray
+    rows: np.ndarray
     real: np.ndarray
 
 
@@ -47,7 +46,7 @@ class Order:
         batch_size: int,
         seed: int,
         shuffle: bool = True,
-        remainder: Remainder = "drop",
+        remainder: str = "drop",
     ):
         """Plan the batches.
 
@@ -56,7 +55,7 @@ class Order:
           lengths: bucket lengths; every batch is padded to one of them.
           batch_size: examples in a batch, over all processes.
           seed: data seed; epochs of one seed and other seeds are unrelated.
-          shuffle: False keeps the given order inside each bucket, short buckets first.
+          shuffle: False visits the examples in the given order.
           remainder: `drop` leaves the short last batch out (other examples each
             epoch), `pad` fills it with rows that do not count, `wrap` fills it with
             examples seen earlier in the same epoch.
@@ -67,18 +66,14 @@ class Order:
         self.lengths = tuple(sorted(set(lengths)))
         self._batch_size, self._seed = batch_size, seed
         self._shuffle, self._remainder = shuffle, remainder
-        if remainder not in ("drop", "pad", "wrap"):
+        if remainder not in REMAINDERS:
             raise UserError(f"remainder must be drop, pad or wrap, not '{remainder}'")
         if batch_size < 1 or not len(sizes):
             raise UserError(
                 f"{len(sizes)} examples cannot fill batches of {batch_size}"
             )
         bucket = np.searchsorted(np.asarray(self.lengths), np.asarray(sizes))
-        self._members = [
-            (length, np.flatnonzero(bucket == b))
-            for b, length in enumerate(self.lengths)
-            if np.any(bucket == b)
-        ]
+        self._bucket: list[int] = bucket.tolist()
         whole, rest = divmod(len(sizes), batch_size)
         self.steps_per_epoch = whole + (rest > 0 and remainder != "drop")
         if not self.steps_per_epoch:
@@ -96,40 +91,45 @@ class Order:
         return self._epoch(epoch)[index]
 
     def _plan(self, epoch: int) -> list[Slot]:
+        queues: list[list[int]] = [[] for _ in self.lengths]
         slots: list[Slot] = []
-        carry = np.zeros(0, np.int64)
-        size, length = self._batch_size, self.lengths[0]
-        for length, members in self._members:
-            queue = np.concatenate(
-                [carry, self._permuted(members, epoch, f"b{length}")]
-            )
-            cut = len(queue) - len(queue) % size
-            real = np.ones(size, bool)
-            slots += [
-                Slot(length, rows, real) for rows in queue[:cut].reshape(-1, size)
-            ]
-            carry = queue[cut:]
-        if len(carry) and self._remainder != "drop":
-            slots.append(self._filled(carry, length, slots))
-        return [slots[i] for i in self._permuted(np.arange(len(slots)), epoch, "slots")]
+        for row in self._permutation(epoch):
+            bucket = self._bucket[row]
+            queues[bucket].append(row)
+            if len(queues[bucket]) == self._batch_size:
+                slots.append(self._slot(bucket, queues[bucket]))
+                queues[bucket] = []
+        carry: list[int] = []
+        bucket = 0
+        for b, queue in enumerate(queues):
+            carry, bucket = [*carry, *queue], b if queue else bucket
+            if len(carry) >= self._batch_size:
+                slots.append(self._slot(bucket, carry[: self._batch_size]))
+                carry = carry[self._batch_size :]
+        if carry and self._remainder != "drop":
+            slots.append(self._filled(carry, bucket, slots))
+        return slots
 
-    def _filled(self, carry: IntArray, length: int, slots: list[Slot]) -> Slot:
-        seen = np.concatenate([*(slot.rows for slot in slots), carry])
-        filler = np.resize(seen, self._batch_size - len(carry))
-        real = np.ones(self._batch_size, bool)
-        real[len(carry) :] = self._remainder == "wrap"
-        return Slot(length, np.concatenate([carry, filler]), real)
+    def _slot(self, bucket: int, rows: Sequence[int]) -> Slot:
+        real = np.ones(len(rows), bool)
+        return Slot(self.lengths[bucket], np.asarray(rows, np.int64), real)
 
-    def _permuted(self, items: IntArray, epoch: int, purpose: str) -> IntArray:
+    def _filled(self, carry: list[int], bucket: int, slots: list[Slot]) -> Slot:
+        missing = self._batch_size - len(carry)
+        earlier = [slot.rows for slot in slots if slot.length <= self.lengths[bucket]]
+        filler = np.resize(np.concatenate([*earlier, carry]), missing)
+        slot = self._slot(bucket, [*carry, *filler.tolist()])
+        slot.real[len(carry) :] = self._remainder == "wrap"
+        return slot
+
+    def _permutation(self, epoch: int) -> list[int]:
+        count = len(self._bucket)
         if not self._shuffle:
-            return items
+            return list(range(count))
         import grain
 
-        # Seeds of different purposes and runs are hashed apart, for grain shuffles
-        # epoch e of seed s as epoch 0 of seed s + e.
-        seed = zlib.crc32(f"rlhf_jax.data/{self._seed}/{purpose}".encode())
-        shuffled = (
-            grain.MapDataset.source(items.tolist()).shuffle(seed=seed).repeat(None)
-        )
-        begin = epoch * len(items)
-        return np.asarray([shuffled[begin + i] for i in range(len(items))], np.int64)
+        # Hashed, for grain shuffles epoch e of seed s as epoch 0 of seed s + e.
+        seed = zlib.crc32(f"rlhf_jax.data/{self._seed}".encode())
+        shuffled = grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
+        begin = epoch * count
+        return [shuffled[begin + i] for i in range(count)]  # type: ignore

@@ -14,7 +14,6 @@ from rlhf_jax import types
 from rlhf_jax.data import batching, packing, stream
 from rlhf_jax.data.batching import Example
 from rlhf_jax.data.encode import Encoded, Encoder, TooLong, split
-from rlhf_jax.data.order import Remainder
 from rlhf_jax.data.records import (
     Conversation,
     Demonstration,
@@ -55,7 +54,7 @@ class Settings(Required, total=False):
     """
 
     shuffle: bool
-    remainder: Remainder
+    remainder: str
     process_index: int
     process_count: int
 

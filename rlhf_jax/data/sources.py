@@ -10,15 +10,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax.data import records
 from rlhf_jax.data.records import FieldError, Message, Record
 from rlhf_jax.errors import UserError
-
-OnBadLine = Literal["stop", "skip"]
 
 
 class Dataset(NamedTuple):
@@ -84,7 +82,7 @@ def mappings(
     kind: str,
     *,
     name: str = "memory",
-    on_bad_line: OnBadLine = "stop",
+    on_bad_line: str = "stop",
 ) -> Dataset:
     """A dataset from Python mappings with the fields of a JSONL line."""
     located = ((f"{name}[{i}]", f"{name}:{i}", row) for i, row in enumerate(rows))
@@ -95,7 +93,7 @@ def jsonl(
     path: str | Path,
     kind: str,
     *,
-    on_bad_line: OnBadLine = "stop",
+    on_bad_line: str = "stop",
     name: str | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> Dataset:
@@ -132,7 +130,7 @@ def tfds(
     *,
     split: str = "train",
     data_dir: str | Path | None = None,
-    on_bad_line: OnBadLine = "stop",
+    on_bad_line: str = "stop",
     fields: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a prepared tfds builder as a random-access data source (no TensorFlow).
@@ -175,7 +173,7 @@ def _parse_all(
     name: str,
     kind: str,
     located: Iterable[tuple[str, str, Any]],
-    on_bad_line: OnBadLine,
+    on_bad_line: str,
     fields: Mapping[str, str] | None = None,
     where: str | None = None,
 ) -> Dataset:

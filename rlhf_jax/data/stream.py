@@ -8,13 +8,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsInt, TypeVar
 
 import numpy as np
 
 from rlhf_jax import types
 from rlhf_jax.data.batching import Example
-from rlhf_jax.data.order import Order, Remainder
+from rlhf_jax.data.order import Order
 from rlhf_jax.data.records import Record
 from rlhf_jax.data.sources import Dataset
 from rlhf_jax.errors import UserError
@@ -65,7 +65,7 @@ class Stream(Generic[Batch]):
         for index in range(self.steps_per_epoch):
             yield self.batch(number * self.steps_per_epoch + index)
 
-    def record(self, example_id: int) -> Record:
+    def record(self, example_id: SupportsInt) -> Record:
         """The record that a row of a batch came from."""
         return self.dataset.records[int(example_id)]
 
@@ -115,7 +115,7 @@ def make(
     seed: int,
     lengths: Sequence[int],
     shuffle: bool = True,
-    remainder: Remainder = "drop",
+    remainder: str = "drop",
     process_index: int = 0,
     process_count: int = 1,
 ) -> Stream[Batch]:

@@ -24,7 +24,6 @@ import tensorflow_datasets as tfds
 
 from rlhf_jax.data import sources
 from rlhf_jax.data.records import Ranking
-from rlhf_jax.data.sources import OnBadLine
 from rlhf_jax.errors import UserError
 
 
@@ -42,7 +41,7 @@ class PreferenceJsonl(tfds.core.GeneratorBasedBuilder):
         *,
         paths: Mapping[str, str | Path] | None = None,
         kind: str = "pair",
-        on_bad_line: OnBadLine = "stop",
+        on_bad_line: str = "stop",
         **builder: Any,
     ):
         """Make the builder.
@@ -57,7 +56,7 @@ class PreferenceJsonl(tfds.core.GeneratorBasedBuilder):
             raise UserError(f"preferences are 'pair' or 'ranking' lines, not '{kind}'")
         self._paths = dict(paths or {})
         self._kind = kind
-        self._on_bad_line: OnBadLine = on_bad_line
+        self._on_bad_line = on_bad_line
         super().__init__(**{"file_format": "array_record", **builder})
 
     def _info(self) -> tfds.core.DatasetInfo:
