@@ -32,6 +32,7 @@ RULES: Rules = {
     "mlp": "tensor",
     "head_dim": None,
     "layers": None,
+    "positions": None,
     "lora_rank": None,
     # Activations. `batch` takes both axes that split the data, so that the width of an
     # activation cannot lie over `fsdp` as the width of a parameter does.
