@@ -22,7 +22,7 @@ from rlhf_jax.networks.models import (
     scalar_model,
     zeros,
 )
-from rlhf_jax.networks.transformer import REMAT
+from rlhf_jax.networks.transformer import REMAT, unstack_layers
 from rlhf_jax.networks.trees import initialize_from
 
 __all__ = [
@@ -41,5 +41,6 @@ __all__ = [
     "presets",
     "repeat_cache",
     "scalar_model",
+    "unstack_layers",
     "zeros",
 ]

@@ -73,7 +73,7 @@ class Projection(nn.Module):
                 (self.features,),
                 self.param_dtype,
             )
-            y = y + bias.astype(self.dtype)
+            y = y + bias[None].astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
     def _has_adapter(self) -> bool:
@@ -133,15 +133,16 @@ class Norm(nn.Module):
         normal = wide * jax.lax.rsqrt(variance + self.config.norm_eps)
         offset = self.config.norm_offset
         start = nn.initializers.zeros if offset else nn.initializers.ones
-        y = normal * (self._vector("scale", start, x.shape[-1]) + float(offset))
+        y = normal * (self._vector("scale", start, x) + float(offset))
         if self.kind == "layer":
-            y = y + self._vector("bias", nn.initializers.zeros, x.shape[-1])
+            y = y + self._vector("bias", nn.initializers.zeros, x)
         return y.astype(self.dtype)
 
-    def _vector(self, name: str, init, size: int) -> Array:
+    def _vector(self, name: str, init: Any, x: Array) -> Array:
+        """A parameter of the last axis of `x`, in float32 and of the rank of `x`."""
         boxed = nn.with_logical_partitioning(init, (self.axis,))
-        value: Any = self.param(name, boxed, (size,), self.param_dtype)
-        return value.astype(jnp.float32)
+        value: Any = self.param(name, boxed, x.shape[-1:], self.param_dtype)
+        return value.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + x.shape[-1:])
 
 
 class MLP(nn.Module):

@@ -77,9 +77,8 @@ def rotary_angles(
     positions: Int[Array, "B L"], frequencies: tuple[float, ...]
 ) -> tuple[Float[Array, "B L R"], Float[Array, "B L R"]]:
     """Cosine and sine of `position * frequency`, float32."""
-    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(
-        frequencies, jnp.float32
-    )
+    rates = jnp.asarray(frequencies, jnp.float32)[None, None]
+    angles = positions[..., None].astype(jnp.float32) * rates
     return jnp.cos(angles), jnp.sin(angles)
 
 

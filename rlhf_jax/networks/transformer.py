@@ -240,14 +240,34 @@ def _run_cached(
 
 
 def unstack(layers: Variables, num_layers: int) -> list[Variables]:
-    """One tree per layer of a stacked tree.
+    """One tree per layer, of a stacked tree or of one that `unstack_layers` made.
 
     By `lax.split`, whose transpose is one concatenation; slicing layer by layer would
     add `num_layers` arrays of the full size in the backward pass.
     """
+    if isinstance(layers["params"], tuple):
+        return [
+            {name: tree[i] for name, tree in layers.items()} for i in range(num_layers)
+        ]
     leaves, structure = jax.tree.flatten(layers)
     pieces = [jax.lax.split(jnp.asarray(leaf), (1,) * num_layers) for leaf in leaves]
     return [
         jax.tree.unflatten(structure, [piece[i][0] for piece in pieces])
         for i in range(num_layers)
     ]
+
+
+def unstack_layers(variables: Variables, config: TransformerConfig) -> Variables:
+    """Variables with a tuple of trees, one per layer, in place of the stacked tree.
+
+    `apply` reads both (scanning asks for the stacked one). Done once before a decoding
+    loop, it saves slicing the stack at every token, at the price of one copy of the
+    layers: worth it on a CPU, rarely on an accelerator.
+    """
+    layers = unstack(part(variables, "layers"), config.num_layers)
+    return {
+        name: {**tree, "layers": tuple(layer[name] for layer in layers)}
+        if "layers" in tree
+        else tree
+        for name, tree in variables.items()
+    }
