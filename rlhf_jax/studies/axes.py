@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -85,21 +86,32 @@ def x_ticks(axis: Axis, count: int, whole: bool) -> list[float]:
     return found
 
 
+def tick_texts(values: list[float]) -> list[str]:
+    """Ticks with the decimals that their distance needs, so that no two look alike."""
+    gap = min((b - a for a, b in pairwise(values)), default=0.0)
+    if not 1e-4 <= gap < 1e4 or max(map(abs, values)) >= 1e6:
+        return [number(value) for value in values]
+    fits = (p for p in range(6) if abs(round(gap, p) - gap) < 1e-3 * gap)
+    places = next(fits, 6)
+    return [f"{value:,.{places}f}".replace("-", "−") for value in values]
+
+
 def grid(frame: Frame, x_axis: Axis, y_axis: Axis, whole_x: bool) -> str:
     """Grid lines, ticks and their numbers."""
     right, bottom = frame.width - frame.right, frame.height - frame.bottom
     parts = []
-    for value in ticks(y_axis.low, y_axis.high, 4 if frame.height > 150 else 2):
+    rows = ticks(y_axis.low, y_axis.high, 4 if frame.height > 150 else 2)
+    for value, text in zip(rows, tick_texts(rows), strict=True):
         y = y_axis.at(value)
         parts.append(f'<path class="gridline" d="M{frame.left} {y}H{right}"/>')
         at = f'x="{frame.left - 6}" y="{y + 3.5}"'
-        parts.append(f'<text {at} class="end">{number(value)}</text>')
-    for value in x_ticks(x_axis, 5 if frame.width > 300 else 3, whole_x):
+        parts.append(f'<text {at} class="end">{text}</text>')
+    columns = x_ticks(x_axis, 5 if frame.width > 300 else 3, whole_x)
+    texts = map(number, columns) if x_axis.root else tick_texts(columns)
+    for value, text in zip(columns, texts, strict=True):
         x = x_axis.at(value)
         parts.append(f'<path class="tick" d="M{x} {bottom}v4"/>')
-        parts.append(
-            f'<text x="{x}" y="{bottom + 15}" class="mid">{number(value)}</text>'
-        )
+        parts.append(f'<text x="{x}" y="{bottom + 15}" class="mid">{text}</text>')
     parts.append(f'<path class="axis" d="M{frame.left} {bottom}H{right}"/>')
     return "".join(parts)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
-
-from rlhf_jax.studies import runs
 
 
 class Line(NamedTuple):
@@ -55,14 +53,26 @@ PANELS = (
         "KL from the reference",
         "KL [nats per response]",
         (
-            Line("exact, held out", ("eval/kl", "eval/kl_exact"), "kl"),
-            Line("exact, training", ("objective/kl_exact",), "c6"),
+            Line("exact", ("eval/kl", "eval/kl_exact"), "kl"),
+            Line("k1", ("eval/k1",), "c3"),
+            Line("k2", ("eval/k2",), "c1"),
+            Line("k3", ("eval/k3",), "c5"),
+        ),
+        "How far the policy went, on held-out prompts. Exact: summed over the "
+        "vocabulary at each token of sampled prefixes; k1, k2, k3 estimate it from the "
+        "sampled tokens alone.",
+        (0.0,),
+    ),
+    Panel(
+        "KL in training",
+        "KL [nats per response]",
+        (
+            Line("exact", ("objective/kl_exact",), "kl"),
             Line("k1", ("objective/kl_k1", "objective/kl"), "c3"),
             Line("k2", ("objective/kl_k2",), "c1"),
             Line("k3", ("objective/kl_k3",), "c5"),
         ),
-        "How far the policy went. Exact: summed over the vocabulary at each token of "
-        "sampled prefixes; k1, k2, k3 estimate it from the sampled tokens alone.",
+        "The same on the training batch, where it is part of the reward or the loss.",
         (0.0,),
     ),
     Panel(
@@ -91,7 +101,7 @@ PANELS = (
         "share of responses",
         (
             Line("training batch", ("rollout/truncated_fraction",)),
-            Line("held out", ("eval/truncated_fraction",), "c1"),
+            Line("held out", ("eval/truncated", "eval/truncated_fraction"), "c1"),
         ),
         "Responses that ended by length instead of a stop token.",
         (0.0,),
@@ -178,38 +188,50 @@ PANELS = (
 LOSS = re.compile(r"(^|/)(loss|[a-z_]*_loss)($|/)")
 """Metric names that are losses: `value/loss`, `loss/policy`, `eval/loss` ..."""
 
-NOT_A_PHASE = re.compile(r"/(step|total|iteration|elapsed|.*per_second|.*compil.*)$")
+NOT_A_PHASE = re.compile(r"/(total|iteration|elapsed|.*per_second|.*compil.*)$")
 """Names under `time/` that are no phase of a step."""
+
+BESIDE = {"time/eval", "time/evaluate", "time/save", "time/checkpoint"}
+"""Phases that `time/step` leaves out."""
 
 
 def losses(names: Iterable[str]) -> list[Panel]:
     """One panel a loss, since losses differ in scale."""
     return [
         Panel(
-            "Loss" if name == "loss" else f"Loss: {name}",
+            "Loss" if name == "loss" else f"Loss: {name.removeprefix('loss/')}",
             "loss",
             (Line(name, (name,), "c3"),),
             "Held-out loss." if name.startswith("eval/") else "Training loss.",
         )
         for name in names
-        if LOSS.search(name)
+        if LOSS.search(name) and not is_error(name, names)
     ]
 
 
 def phases(names: Iterable[str]) -> list[str]:
-    """The `time/*` metrics that add up to a step."""
-    return [n for n in names if n.startswith("time/") and not NOT_A_PHASE.search(n)]
+    """The `time/*` metrics that add up: the parts of a step where it is split into
+    parts, else `time/step` itself, and what happens beside it."""
+    found = [n for n in names if n.startswith("time/") and not NOT_A_PHASE.search(n)]
+    parts = [name for name in found if name not in BESIDE and name != "time/step"]
+    return [name for name in found if name != "time/step" or not parts]
 
 
-def find(curves: Mapping[str, runs.Curve], names: Iterable[str]) -> str | None:
+def find(curves: Iterable[str], names: Iterable[str]) -> str | None:
     """The first of `names` that the stage has."""
     return next((name for name in names if name in curves), None)
+
+
+def is_error(name: str, names: Iterable[str]) -> bool:
+    """Whether a metric is the standard error of another, drawn as its band."""
+    return name.endswith("_se") and name.removesuffix("_se") in names
 
 
 def shown(names: Iterable[str]) -> set[str]:
     """Of all metric names of a stage, those that a panel of its own shows."""
     names = list(names)
-    known = {name for panel in PANELS for line in panel.lines for name in line.names}
-    known |= {name for panel in losses(names) for name in panel.lines[0].names}
-    errors = {name for name in names if name.removesuffix("_se") in known}
-    return (known | errors | set(phases(names))) & set(names)
+    wanted = [*PANELS, *losses(names)]
+    lines = [line for panel in wanted for line in panel.lines]
+    found = {name for line in lines if (name := find(names, line.names))}
+    errors = {name for name in names if is_error(name, names)}
+    return found | errors | set(phases(names))

@@ -15,6 +15,9 @@ from rlhf_jax.studies.summary import number
 PROMPTS = 8
 """Prompts shown; the first that the first run wrote."""
 
+TRACED = 4
+"""Prompts shown besides where only those of later rows carry token numbers."""
+
 MOMENTS = 8
 """Steps shown of each prompt in a report of one run, first and last included."""
 
@@ -47,15 +50,18 @@ def section(found: Sequence[runs.Run]) -> str:
 
 def _stage(found: Sequence[runs.Run], stage: str) -> str:
     rows = [[r for r in run.samples if r["stage"] == stage] for run in found]
-    prompts = dict.fromkeys(_identity(row) for of_run in rows for row in of_run)
-    chosen = list(prompts)[:PROMPTS]
+    prompts = list(dict.fromkeys(_identity(row) for of_run in rows for row in of_run))
+    traced = {_identity(r) for of_run in rows for r in of_run if r.get("tokens")}
+    first = prompts[:PROMPTS]
+    chosen = first if traced & set(first) else [*first, *sorted(traced)[:TRACED]]
     scales = _scales([row for of_run in rows for row in of_run])
     blocks = [
         _prompt(
             [[r for r in of_run if _identity(r) == key] for of_run in rows], found, i
-        ).replace("<details", "<details open", 1 if i == 0 else 0)
+        )
         for i, key in enumerate(chosen)
     ]
+    blocks[0] = blocks[0].replace("<details", "<details open", 1)
     more = len(prompts) - len(chosen)
     note = f"<p class='muted'>{more} more prompts in samples.jsonl.</p>" if more else ""
     return (
@@ -81,9 +87,11 @@ def _prompt(
         if len(found) > 1 and of_run:
             name = escape(found[place].name)
             parts.append(f"<h5>{figures.dot(place)}{name}</h5>")
-        parts += [_response(row) for row in _spread(of_run, moments)]
-    last = [row for of_run in rows for row in of_run[-1:]]
-    parts += [_numbers(row) for row in last[:1] if row.get("tokens")]
+        shown = _spread(of_run, moments)
+        mixed = len({bool(row.get("tokens")) for row in shown}) > 1
+        parts += [_response(row, mixed) for row in shown]
+    traced = [row for of_run in rows for row in of_run if row.get("tokens")]
+    parts += [_numbers(row) for row in traced[-1:]]
     brief = " ".join(text.split())
     brief = brief if len(brief) <= 140 else brief[:139] + "…"
     return (
@@ -97,19 +105,25 @@ def _path(rows: list[list[dict[str, Any]]]) -> str:
     """Gold (or the first score) from the first to the last response, in brief."""
     if len(rows) != 1 or len(rows[0]) < 2:
         return ""
-    ends = [_ordered(row.get("scores"))[:1] for row in (rows[0][0], rows[0][-1])]
-    if not all(ends):
+    scores = [dict(_ordered(row.get("scores"))) for row in rows[0]]
+    name = next(iter(scores[0]), None)
+    known = [of[name] for of in scores if name in of]
+    if name is None or len(known) < 2:
         return ""
-    (name, before), (_, after) = ends[0][0], ends[1][0]
-    return f" <em>{escape(name)} {_short(before)} → {_short(after)}</em>"
+    return f" <em>{escape(name)} {_short(known[0])} → {_short(known[-1])}</em>"
 
 
 def _spread(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """Rows of at most `limit` steps, evenly over training; a step's later row wins."""
-    by_step = {row["step"]: row for row in rows}
-    steps = sorted(by_step)
+    """Rows of at most `limit` steps, evenly over training.
+
+    Of one step the last row is kept, and beside it the last that carries tokens (a
+    response traced token by token may be another sample than the one evaluated).
+    """
+    kept = {(row["step"], bool(row.get("tokens"))): row for row in rows}
+    steps = sorted({step for step, _ in kept})
     places = np.linspace(0, len(steps) - 1, min(limit, len(steps)))
-    return [by_step[steps[round(place)]] for place in places.tolist()]
+    wanted = {steps[round(place)] for place in places.tolist()}
+    return [kept[key] for key in sorted(kept) if key[0] in wanted]
 
 
 def _ordered(scores: Any) -> list[tuple[str, Any]]:
@@ -119,16 +133,19 @@ def _ordered(scores: Any) -> list[tuple[str, Any]]:
     return [(n, scores[n]) for n in [*first, *(n for n in scores if n not in first)]]
 
 
-def _response(row: Mapping[str, Any]) -> str:
+def _response(row: Mapping[str, Any], mixed: bool) -> str:
+    """A response under its numbers; traced ones are named where not all are."""
     facts = [(name, _short(value)) for name, value in _ordered(row.get("scores"))]
-    facts.append(("KL", f"{_short(row.get('kl'))} nats"))
+    if _finite(row.get("kl")) is not None:
+        facts.append(("KL", f"{_short(row['kl'])} nats"))
     facts.append(("length", f"{number(row.get('length'))} tokens"))
     shown = "".join(f"<span>{escape(n)} <b>{escape(v)}</b></span>" for n, v in facts)
-    body = _heat(row["tokens"]) if row.get("tokens") else escape(_text(row))
+    body = _heat(row["tokens"], _text(row)) if row.get("tokens") else escape(_text(row))
     body = body or '<span class="muted">(empty response)</span>'
+    trace = " traced" if mixed and row.get("tokens") else ""
     return (
         f'<div class="response"><div class="facts"><span class="step">step '
-        f"{row['step']:,}</span>{shown}</div>"
+        f"{row['step']:,}{trace}</span>{shown}</div>"
         f'<pre class="text heat">{body}</pre></div>'
     )
 
@@ -137,8 +154,13 @@ def _text(row: Mapping[str, Any]) -> str:
     return str(row.get("response", ""))
 
 
-def _heat(tokens: Sequence[Mapping[str, Any]]) -> str:
-    """Tokens with their numbers as CSS properties; the page's choice colors them."""
+def _heat(tokens: Sequence[Mapping[str, Any]], response: str) -> str:
+    """Tokens with their numbers as CSS properties; the page's choice colors them.
+
+    Where decoding token by token lost the spaces of the response, one stands between.
+    """
+    joined = "".join(str(token.get("text", "")) for token in tokens)
+    gap = " " if len(response.split()) > 1 == len(joined.split()) else ""
     spans = []
     for token in tokens[:TOKENS]:
         numbers = {name: _finite(token.get(name)) for name in schema.TOKEN_FIELDS}
@@ -156,7 +178,7 @@ def _heat(tokens: Sequence[Mapping[str, Any]]) -> str:
         spans.append(
             f'<span class="muted"> … {len(tokens) - TOKENS} more tokens</span>'
         )
-    return "".join(spans)
+    return gap.join(spans)
 
 
 def _visible(text: str) -> str:

@@ -17,12 +17,15 @@ Metric names that the report knows, beside those of the training steps
 |---|---|---|
 | `eval/gold`, `eval/proxy` | score | mean over held-out prompts and samples |
 | `eval/kl` | nats per response | exact per-token KL to the reference, summed |
+| `eval/k1`, `eval/k2`, `eval/k3` | nats per response | its estimators |
 | `eval/length` | tokens | mean response length |
+| `eval/entropy` | nats per token | mean entropy of the next token |
+| `eval/truncated` | share | responses that ended by length |
 | `eval/<name>_se` | as `<name>` | standard error, clustered by prompt; a band |
-| `time/<phase>` | seconds | wall time of one phase of the step; phases are stacked |
-| `time/step` | seconds | wall time of the step; not stacked |
+| `time/<phase>` | seconds | wall time of one part of a step, or beside it; stacked |
+| `time/step` | seconds | the step as a whole; stacked where it has no parts |
 | `time/tokens_per_second` | tokens/s | throughput |
-| `compile/count` | programs | programs compiled since the stage began |
+| `time/compiles` | programs | programs compiled since the process began |
 """
 
 from __future__ import annotations

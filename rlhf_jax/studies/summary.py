@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_jax import stats
+from rlhf_jax.errors import UserError
 from rlhf_jax.studies import schema
 
 Z95 = 1.959963984540054
@@ -22,13 +24,8 @@ Z95 = 1.959963984540054
 
 
 def entry(values: Any, groups: Any = None) -> schema.Entry:
-    """Mean, standard error and number of samples.
-
-    With `N` samples in `M` groups the standard error is the cluster-robust one,
-    `sqrt(M / (M - 1) * sum_g (sum_{i in g} (y_i - mean))^2) / N`, which for groups of
-    equal size is the standard error of the mean over group means (Liang & Zeger 1986,
-    with the small-sample factor). Without groups, or with one sample a group, it is
-    `std / sqrt(N)`. It is `nan` where fewer than two groups exist.
+    """Mean, standard error and number of samples, clustered where samples are not
+    independent (see `stats.clustered_mean` for the formula).
 
     Args:
       values: N numbers, any array shape (flattened in C order).
@@ -36,21 +33,17 @@ def entry(values: Any, groups: Any = None) -> schema.Entry:
         independent.
 
     Returns:
-      `{"mean", "se", "n"}`, `n` counting samples.
+      `{"mean", "se", "n"}`, `n` counting samples; `se` is NaN below two groups.
 
     Raises:
-      ValueError: no values, a value that is not finite, or labels of another number.
+      ValueError: a value that is not finite.
+      UserError: no values, or labels of another number.
     """
     flat = np.asarray(values, np.float64).reshape(-1)
-    labels = None if groups is None else _labels(groups)
-    _check(flat, labels)
-    mean = float(flat.mean())
-    sums = _group_sums(flat - mean, labels)
-    count = len(sums)
-    if count < 2:
-        return {"mean": mean, "se": math.nan, "n": len(flat)}
-    variance = count / (count - 1) * float(np.sum(sums**2))
-    return {"mean": mean, "se": math.sqrt(variance) / len(flat), "n": len(flat)}
+    _require_finite(flat)
+    labels = np.arange(len(flat)) if groups is None else groups
+    found = stats.clustered_mean(flat, labels)
+    return {"mean": found.mean, "se": found.se, "n": len(flat)}
 
 
 def paired_difference(
@@ -67,24 +60,24 @@ def paired_difference(
     Args:
       first: numbers of the baseline, with their prompts in `first_groups`.
       second: numbers of the other policy, with their prompts in `second_groups`.
+      first_groups: a label for each number of `first`.
+      second_groups: a label for each number of `second`.
 
     Returns:
       `{"mean", "se", "n"}`, `n` counting prompts.
 
     Raises:
-      ValueError: no prompt in common, or as in `entry`.
+      UserError: no prompt in common.
     """
     before = _group_means(first, first_groups)
     after = _group_means(second, second_groups)
     shared = [label for label in before if label in after]
     if not shared:
-        raise ValueError("no prompt is in both: a paired difference needs shared ones")
+        raise UserError(
+            f"none of {len(before)} and {len(after)} prompts is in both: "
+            "a paired difference needs the same prompts"
+        )
     return entry([after[label] - before[label] for label in shared])
-
-
-def interval(of: schema.Entry, z: float = Z95) -> list[float]:
-    """`[low, high]`, the normal confidence interval of an entry (95 % by default)."""
-    return [of["mean"] - z * of["se"], of["mean"] + z * of["se"]]
 
 
 def share_of_ceiling(accuracy: float, ceiling: float) -> float:
@@ -157,35 +150,18 @@ def write(path: Path, summary: Mapping[str, Any]) -> Path:
     return path
 
 
-def _check(flat: np.ndarray, labels: list[Any] | None) -> None:
-    if not len(flat):
-        raise ValueError("no values to average")
+def _require_finite(flat: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(flat))
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(flat)} values are not finite, "
             f"the first at index {bad[0]}: {flat[bad[0]]}"
         )
-    if labels is not None and len(labels) != len(flat):
-        raise ValueError(f"{len(flat)} values but {len(labels)} group labels")
-
-
-def _labels(groups: Any) -> list[Any]:
-    """Labels as plain Python values, whatever array or list they came in."""
-    return groups.tolist() if hasattr(groups, "tolist") else list(groups)
-
-
-def _group_sums(flat: np.ndarray, labels: list[Any] | None) -> np.ndarray:
-    if labels is None:
-        return flat
-    order: dict[Any, int] = {}
-    codes = [order.setdefault(label, len(order)) for label in labels]
-    return np.bincount(codes, weights=flat)
 
 
 def _group_means(values: Any, groups: Any) -> dict[Any, float]:
-    flat, labels = np.asarray(values, np.float64).reshape(-1), _labels(groups)
-    _check(flat, labels)
+    flat = np.asarray(values, np.float64).reshape(-1)
+    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     members: dict[Any, list[float]] = {}
     for group, value in zip(labels, flat.tolist(), strict=True):
         members.setdefault(group, []).append(value)

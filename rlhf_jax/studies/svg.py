@@ -91,11 +91,11 @@ def stacked(
     cap: float | None = None,
     frame: axes.Frame | None = None,
 ) -> str:
-    """Stacked areas, first layer lowest; long series are averaged over buckets.
+    """Stacked bars, first layer lowest; long series are averaged over buckets.
 
     Args:
-      x: float[N] positions.
-      layers: (label, float[N] values, color); NaN counts as zero.
+      x: float[N] positions, N > 0.
+      layers: one or more (label, float[N] values, color); NaN counts as zero.
       x_label: name and unit of the horizontal axis.
       y_label: name and unit of the vertical axis.
       cap: what is higher is cut off at this height; None shows all.
@@ -105,7 +105,8 @@ def stacked(
     x, averaged = thinning.bucket_means(x, [np.nan_to_num(y) for _, y, _ in layers])
     tops = np.cumsum(np.asarray(averaged).reshape(len(layers), len(x)), axis=0)
     tops = tops if cap is None else np.minimum(tops, cap)
-    total = Series("total", x, tops[-1] if len(layers) else np.zeros(len(x)))
+    edges = _edges(x)
+    total = Series("total", edges, np.append(tops[-1], 0.0))
     x_axis, y_axis = _axes(frame, [total], (), (0.0,), False)
     body = [axes.grid(frame, x_axis, y_axis, True)]
     body.append(axes.labels(frame, x_label, y_label))
@@ -229,6 +230,15 @@ def _gaps(one: Series, x_axis: axes.Axis, y_axis: axes.Axis) -> str:
     return "".join(parts)
 
 
+def _edges(x: np.ndarray) -> np.ndarray:
+    """Where the bar of each position begins and ends, halfway to its neighbors."""
+    if len(x) == 1:
+        return np.asarray([x[0] - 0.5, x[0] + 0.5])
+    middles = (x[1:] + x[:-1]) / 2
+    first, last = 2 * x[0] - middles[0], 2 * x[-1] - middles[-1]
+    return np.concatenate([[first], middles, [last]])
+
+
 def _area(
     label: str,
     x: np.ndarray,
@@ -239,11 +249,10 @@ def _area(
     x_axis: axes.Axis,
     y_axis: axes.Axis,
 ) -> str:
-    if len(x) == 1:
-        x = np.asarray([x_axis.low, x_axis.high])
-        below, top, own = (np.repeat(v, 2) for v in (below, top, own))
-    up = _path(x, top, x_axis, y_axis)
-    down = _path(x[::-1], below[::-1], x_axis, y_axis)
+    edges = _edges(x)
+    sides = np.repeat(edges, 2)[1:-1]
+    up = _path(sides, np.repeat(top, 2), x_axis, y_axis)
+    down = _path(sides[::-1], np.repeat(below, 2)[::-1], x_axis, y_axis)
     numbers = _numbers(label, x, own)
     path = f'<path class="area" d="M{up}L{down}Z"/>'
     return f'<g class="series" style="color:var(--{color})" {numbers}>{path}</g>'

@@ -214,6 +214,26 @@ def test_samples_show_first_and_last_moment_and_token_numbers(tmp_path, fake_run
     assert re.search(r'style="--reward:[^"]*--ratio:', text)
 
 
+def test_a_traced_sample_of_an_evaluated_step_stands_beside_it(tmp_path, lines):
+    """Kills: the row with tokens replacing the evaluated row of the same step."""
+    told = {"scores": {"gold": 0.5}, "length": 2, "kl": 1.0}
+    seen = schema.sample_row("ppo", 4, 7, "p", "w1 w2", **told)
+    tokens = schema.token_rows(["w3", "w4"], reward=[0.0, 1.0])
+    traced = schema.sample_row(
+        "ppo", 4, 7, "p", "w3 w4", scores={"proxy": 1.0}, length=2, tokens=tokens
+    )
+    lines(tmp_path / "samples.jsonl", [seen, traced])
+    found, text = page([tmp_path], tmp_path)
+    assert "w1 w2" in found.text and "step 4 traced" in text
+    assert ">w3</span> <span" in text, "words that decoding glued stay apart"
+
+
+def test_phases_are_the_parts_of_a_step_or_the_step():
+    whole = ["time/step", "time/eval", "time/tokens_per_second", "time/compiles", "a"]
+    assert panels.phases(whole) == ["time/step", "time/eval"]
+    assert panels.phases([*whole, "time/rollout"]) == ["time/eval", "time/rollout"]
+
+
 def test_heat_colors_have_rules_for_every_field():
     rules = assets.heat_rules(schema.TOKEN_FIELDS)
     for name in schema.TOKEN_FIELDS:

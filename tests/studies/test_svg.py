@@ -131,3 +131,18 @@ def test_stacked_layers_add_up():
 
 def layers_of(layers, count):
     return [(label, y[:count], color) for label, y, color in layers]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([4.715, 4.72, 4.725], ["4.715", "4.720", "4.725"]),
+        ([-2.5, 0.0, 2.5], ["−2.5", "0.0", "2.5"]),
+        ([112.5, 113.0], ["112.5", "113.0"]),
+        ([0.0, 5000.0], ["0", "5,000"]),
+        ([0.0, 2e-6], ["0", "2e−6"]),
+        ([3.0], ["3"]),
+    ],
+)
+def test_no_two_ticks_look_alike(values, texts):
+    assert axes.tick_texts(values) == texts
