@@ -58,7 +58,12 @@ def _supervised(rng: np.random.Generator, stage: str, steps: int) -> list[dict]:
     rows = []
     for step in range(1, steps + 1):
         loss = 2.0 * np.exp(-step / 12) + 0.6 + 0.05 * rng.normal()
-        row = {"stage": stage, "step": step, "loss": loss, "optim/lr": 1e-3 / step}
+        row = {
+            "stage": stage,
+            "step": step,
+            "loss/cross_entropy": loss,
+            "optim/lr": 1e-3 / step,
+        }
         row |= {"optim/grad_norm": 1 + rng.exponential(0.3), "time/step": 0.1}
         row |= {"time/update": 0.08 + 2.0 * (step == 1), "time/data": 0.01}
         if stage == "rm":
@@ -91,6 +96,13 @@ def _evaluation(x: float, kl_coef: float) -> dict[str, float]:
         "eval/proxy_se": 0.04,
         "eval/kl": kl,
         "eval/kl_se": 0.1,
+        "eval/k1": kl * 1.1,
+        "eval/k1_se": 0.2,
+        "eval/k2": kl * 1.3,
+        "eval/k3": kl * 0.9,
+        "eval/rouge": 0.2 + 0.1 * x,
+        "eval/rouge_se": 0.01,
+        "time/eval": 0.4,
         "eval/length": 12 + 6 * x,
         "eval/length_se": 0.4,
     }
@@ -110,7 +122,7 @@ def _update(
         "objective/kl_k3": kl * 1.1 + noise[3] / 2,
         "objective/kl_coef": kl_coef * (1 + x),
         "objective/entropy": 2.2 - 1.2 * x + noise[4] / 4,
-        "policy/loss": -0.02 + noise[5] / 10,
+        "loss/clipped_surrogate": -0.02 + noise[5] / 10,
         "policy/clip_fraction": abs(0.1 + noise[6] / 2),
         "policy/approx_kl": abs(0.01 + noise[6] / 20),
         "value/loss": 0.5 * np.exp(-3 * x) + abs(noise[7]) / 3,
@@ -124,10 +136,9 @@ def _update(
         "time/rollout": 0.5 + abs(noise[1]) + 4.0 * (step == 1),
         "time/score": 0.1,
         "time/update": 0.6 + abs(noise[2]) + 6.0 * (step == 1),
-        "time/evaluate": 0.4 * (step % 10 == 0),
         "time/step": 2.0,
         "time/tokens_per_second": 4000 + 3000 * noise[3],
-        "compile/count": 12 + 2 * (step > 10),
+        "time/compiles": 12 + 2 * (step > 10),
     }
 
 

@@ -56,7 +56,7 @@ def test_one_run_shows_everything_the_contract_names(tmp_path, fake_run):
         "Gold against KL, square-root axis",
         "Entropy",
         "Response length",
-        "Loss: policy/loss",
+        "Loss: clipped_surrogate",
         "Loss: value/loss",
         "Value: explained variance",
         "Clip fraction",
@@ -97,6 +97,8 @@ def test_every_metric_is_plotted_once(tmp_path, fake_run):
         for name in set(curves) - panels.shown(curves):
             assert f'aria-label="{name}"' in text, (stage, name)
     assert 'aria-label="objective/scores_std"' in text
+    assert 'aria-label="eval/rouge"' in text, "scorers that are never trained on"
+    assert 'aria-label="eval/rouge_se"' not in text, "an error is a band"
 
 
 def test_text_of_samples_cannot_inject(tmp_path, fake_run, lines):
