@@ -85,6 +85,15 @@ def largest_array(program: str, beside: set[tuple[int, ...]]) -> list[int]:
     return list(max(shapes - beside, key=math.prod, default=()))
 
 
+def abstract(vocab: int, length: int, batch: int, width: int, dtype: str):
+    """Shapes of hidden states, unembedding and targets."""
+    return (
+        jax.ShapeDtypeStruct((batch, length, width), dtype),
+        jax.ShapeDtypeStruct((vocab, width), dtype),
+        jax.ShapeDtypeStruct((batch, length), jnp.int32),
+    )
+
+
 def compare(
     vocab: int,
     length: int,
@@ -94,11 +103,7 @@ def compare(
     chunk_size: int | None = None,
 ) -> dict[str, Any]:
     """Every form and program, and chunked over naive."""
-    shapes = (
-        jax.ShapeDtypeStruct((batch, length, width), dtype),
-        jax.ShapeDtypeStruct((vocab, width), dtype),
-        jax.ShapeDtypeStruct((batch, length), jnp.int32),
-    )
+    shapes = abstract(vocab, length, batch, width, dtype)
     result: dict[str, Any] = {
         "vocab": vocab,
         "length": length,

@@ -138,9 +138,9 @@ def first_token_counts(columns):
 
 @pytest.mark.identity("B1", "I19")
 def test_the_column_before_a_token_predicts_it():
-    """A model that is certain of "next = current + 1" gives log-prob 0 to every token of
-    a counting response, the first included; reading the columns one to the right or to
-    the left does not."""
+    """A model that is certain of "next = current + 1" gives log-prob 0 to every token
+    of a counting response, the first included; reading the columns one to the right or
+    to the left does not."""
     first_token_counts(lambda hidden, p, t: hidden[:, p - 1 : p + t - 1])
     for shift in (-2, 0):
         with pytest.raises(AssertionError):
@@ -163,8 +163,8 @@ def samples_have_log_prob_minus_entropy(score_temperature):
 
 @pytest.mark.identity("B9")
 def test_temperature_belongs_into_every_log_prob():
-    """The mean log-prob of samples at T = 0.7 is minus the entropy at T = 0.7; log-probs
-    at another temperature than that of sampling miss it."""
+    """The mean log-prob of samples at T = 0.7 is minus the entropy at T = 0.7;
+    log-probs at another temperature than that of sampling miss it."""
     samples_have_log_prob_minus_entropy(0.7)
     with pytest.raises(AssertionError):
         samples_have_log_prob_minus_entropy(1.0)

@@ -100,8 +100,8 @@ def test_a_constant_whitens_to_zero_and_not_to_round_off(level):
 
 @pytest.mark.identity("B29")
 def test_masks_are_counted_in_float32():
-    """The count of a mask is a float32 sum: in bfloat16 it stops at 256, and the mean of
-    a thousand ones is no longer 1."""
+    """The count of a mask is a float32 sum: in bfloat16 it stops at 256, and the mean
+    of a thousand ones is no longer 1."""
     ones, mask = jnp.ones((1000,), jnp.bfloat16), jnp.ones((1000,), bool)
     assert masking.masked_mean(ones, mask) == 1.0
     assert masking.masked_sum(ones, mask) == 1000.0
