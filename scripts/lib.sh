@@ -62,7 +62,19 @@ PY
 
 # make_venv PYTHON VENV EXTRAS: make or repair the environment, install the package and
 # its extras ("" or "dev"). Does nothing, without network, if all that is done already.
+# Of two scripts that start at once, the second waits for the first.
 make_venv() {
+  if command -v flock >/dev/null; then
+    exec 9>"$2.lock"
+    flock 9
+    install_into "$@"
+    exec 9>&-
+  else
+    install_into "$@"
+  fi
+}
+
+install_into() {
   local python=$1 venv=$2 extras=$3 stamp version constraints=()
   version=$(python_version "$python")
   stamp=$(install_stamp "$python" "$extras")

@@ -7,8 +7,10 @@
 #
 # Arguments go to `rlhf-jax train --config=experiments/quickstart.py`. PYTHON=python3.12
 # chooses the interpreter (and its own .venv-3.12). Safe to run again: the installation
-# is reused, and a run that was interrupted continues.
+# is reused, and a run that was interrupted continues. Relative paths in arguments start
+# at the folder that it is called from.
 set -euo pipefail
+caller=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/lib.sh
 
@@ -26,5 +28,9 @@ done
 
 choose_python
 make_venv "$PY" "$VENV" ""
-[ -n "$workdir" ] || set -- --workdir="runs/quickstart-seed$seed" "$@"
-exec "$VENV/bin/python" -m rlhf_jax train --config=experiments/quickstart.py "$@"
+root=
+[ "$caller" = "$PWD" ] || root=$PWD/
+[ -n "$workdir" ] || set -- --workdir="${root}runs/quickstart-seed$seed" "$@"
+cd "$caller"
+exec "$root$VENV/bin/python" -m rlhf_jax train \
+  --config="${root}experiments/quickstart.py" "$@"

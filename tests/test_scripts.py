@@ -28,11 +28,11 @@ def clone(tmp_path):
     return folder
 
 
-def run(clone, script, *arguments, **env):
+def run(clone, script, *arguments, cwd=None, **env):
     clean = {k: v for k, v in os.environ.items() if k != "PYTHON"}
     return subprocess.run(
-        ["bash", f"scripts/{script}", *arguments],
-        cwd=clone,
+        ["bash", clone / "scripts" / script, *arguments],
+        cwd=cwd or clone,
         env=clean | env,
         capture_output=True,
         text=True,
@@ -109,6 +109,17 @@ def test_quickstart_passes_arguments_through(installed, arguments, workdir):
     assert told[:4] == ["-m", "rlhf_jax", "train", "--config=experiments/quickstart.py"]
     assert [x for x in told if x.startswith("--workdir")] == [workdir]
     assert told[len(told) - len(arguments) :] == arguments
+
+
+def test_quickstart_works_from_another_folder(installed, tmp_path):
+    """A relative --workdir is the caller's; the default one stays in the clone."""
+    path = f"{installed}{os.pathsep}{os.environ['PATH']}"
+    config = f"--config={installed}/experiments/quickstart.py"
+    result = run(installed, "quickstart.sh", "--workdir=w", cwd=tmp_path, PATH=path)
+    assert result.stdout.splitlines()[3:] == [config, "--workdir=w"], result.stderr
+    result = run(installed, "quickstart.sh", cwd=tmp_path, PATH=path)
+    workdir = f"--workdir={installed}/runs/quickstart-seed0"
+    assert result.stdout.splitlines()[3:] == [config, workdir]
 
 
 def test_changed_requirements_install_again(installed):
