@@ -136,7 +136,7 @@ def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     step = resolve(path)
     like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _stored(step))
-    return _load(step, like)
+    return {"params": {}, "opt_state": {}, **_load(step, like)}
 
 
 def _load(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +157,9 @@ def _quiet() -> Iterator[None]:
 
 def write(path: Path, state: TrainState, record: Record) -> None:
     """Commit a step directory by one rename; `path` must not exist."""
-    with _quiet():
+    # Folders made in the background turn an error there into minutes of waiting.
+    at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    with _quiet(), ocp.Context(async_options=at_once):
         ocp.save_checkpointables(
             str(path), _items(state), custom_metadata=record._asdict()
         )
@@ -180,8 +182,8 @@ def read(path: Path, like: TrainState) -> TrainState:
     run = loaded["run"]
     return TrainState(
         step=run["step"],
-        params=loaded["params"],
-        opt_state=loaded["opt_state"],
+        params=loaded.get("params", {}),
+        opt_state=loaded.get("opt_state", {}),
         key=run["key"],
         extra=run["extra"],
     )
@@ -189,7 +191,8 @@ def read(path: Path, like: TrainState) -> TrainState:
 
 def _items(state: TrainState) -> dict[str, Any]:
     run = {"step": state.step, "key": state.key, "extra": state.extra}
-    return {"params": state.params, "opt_state": state.opt_state, "run": run}
+    items = {"params": state.params, "opt_state": state.opt_state, "run": run}
+    return {name: item for name, item in items.items() if item}  # orbax takes no {}
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -33,6 +33,7 @@ from rlhf_jax.types import Learner, TrainState
 Array = jax.Array
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Data with random access: batch `step` is the same whenever it is asked for."""
 

@@ -8,7 +8,7 @@ metrics can be read from the optimizer state and no schedule is evaluated twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.training import schedules
 
 Array = jax.Array
-EpsForm = Literal["optax", "tensorflow"]
 
 
 class RecordedState(NamedTuple):
@@ -59,7 +58,7 @@ def optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float | None = None,
-    eps_form: EpsForm = "optax",
+    eps_form: str = "optax",
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
@@ -109,7 +108,7 @@ def optimizer(
 
 
 def scale_by_adam(
-    b1: float, b2: float, eps: float, eps_form: EpsForm = "optax"
+    b1: float, b2: float, eps: float, eps_form: str = "optax"
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015) with either place for epsilon, moments in float32.
 
@@ -244,7 +243,7 @@ def decayed(params: Any) -> Any:
 
 
 def _direction(
-    name: str, b1: float, b2: float, eps: float | None, eps_form: EpsForm
+    name: str, b1: float, b2: float, eps: float | None, eps_form: str
 ) -> optax.GradientTransformation:
     if eps_form not in ("optax", "tensorflow"):
         raise UserError(f"eps_form is {eps_form!r}; known: optax, tensorflow")
@@ -274,7 +273,7 @@ def _recorded(
     def update(
         updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, RecordedState]:
-        norm = jnp.asarray(optax.global_norm(updates), jnp.float32)
+        norm = _global_norm(updates)
         rate = jnp.asarray(schedule(state.count), jnp.float32)
         first, second = state.inner
         updates, first = inner.update(updates, first, params, **extra)
@@ -283,6 +282,13 @@ def _recorded(
         return updates, RecordedState(state.count + 1, norm, rate, (first, second))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _global_norm(tree: Any) -> Array:
+    squares = [
+        jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)
+    ]
+    return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
 def _find(tree: Any, kind: type) -> Any:

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 
 from rlhf_jax.errors import UserError
 
-_TRAINED_ON = ("proxy", "objective", "reward_model", "rm", "train", "loss")
-"""Parts of metric names that tell of what the policy is trained on."""
+_TRAINED_ON = ("proxy", "objective")
+"""Parts of metric names that always tell of what the policy is trained on."""
 
 
 class Retention(NamedTuple):
@@ -20,12 +20,14 @@ class Retention(NamedTuple):
       every: keep steps divisible by this; 0 = none.
       best: keep the best by this held-out metric (`eval/...`); None = no such rule.
       mode: whether the metric is to be `max` or `min`.
+      refused: further metrics that come from what the policy is trained on.
     """
 
     last: int = 1
     every: int = 0
     best: str | None = None
     mode: Literal["max", "min"] = "max"
+    refused: tuple[str, ...] = ()
 
 
 class Saved(NamedTuple):
@@ -57,14 +59,13 @@ def validate(rules: Retention) -> None:
         raise UserError(f"retention mode is {rules.mode!r}; known: max, min")
     if rules.best is None:
         return
-    parts = rules.best.replace("_", "/").split("/")
-    if rules.best.split("/")[0] != "eval" or any(
-        name in parts or name in rules.best.split("/") for name in _TRAINED_ON
-    ):
+    parts = rules.best.split("/")
+    named = any(name in part.split("_") for part in parts for name in _TRAINED_ON)
+    if parts[0] != "eval" or named or rules.best in rules.refused:
         raise UserError(
             f"checkpoints cannot be chosen by {rules.best!r}: choose by a held-out "
-            "metric that is not trained on, such as eval/gold or eval/loss of an eval "
-            "scorer (the training reward model prefers what over-optimises it)"
+            "metric that is not trained on, such as eval/gold or eval/loss "
+            "(the training reward model likes best what over-optimises it)"
         )
 
 

@@ -12,13 +12,14 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_jax.errors import UserError
 
 Row = Mapping[str, Any]
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What the loop asks of a writer."""
 
