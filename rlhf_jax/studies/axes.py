@@ -81,7 +81,7 @@ def x_ticks(axis: Axis, count: int, whole: bool) -> list[float]:
         value = (share / count) ** 2 * axis.high
         power = 10.0 ** math.floor(math.log10(value))
         rounded = max(m * power for m in (1, 2, 5) if m <= value / power + 1e-9)
-        if rounded not in found:
+        if math.sqrt(rounded) - math.sqrt(found[-1]) > 0.12 * math.sqrt(axis.high):
             found.append(rounded)
     return found
 

@@ -106,7 +106,7 @@ def table(found: Sequence[runs.Run]) -> str:
     if not groups:
         return ""
     head = "".join(
-        f"<th>{escape(title)} <small>{escape(unit)}</small></th>"
+        f"<th>{escape(title)} <small>[{escape(unit)}]</small></th>"
         for title, unit in COLUMNS.values()
     )
     return (

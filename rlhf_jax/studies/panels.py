@@ -33,9 +33,9 @@ class Panel(NamedTuple):
     include: tuple[float, ...] = ()
 
 
-GOLD = ("eval/gold", "objective/gold")
+GOLD = ("eval/gold",)
 PROXY = ("eval/proxy", "objective/scores")
-KL = ("eval/kl", "eval/kl_exact", "objective/kl_exact", "objective/kl")
+KL = ("eval/kl", "objective/kl")
 
 PANELS = (
     Panel(
@@ -53,7 +53,7 @@ PANELS = (
         "KL from the reference",
         "KL [nats per response]",
         (
-            Line("exact", ("eval/kl", "eval/kl_exact"), "kl"),
+            Line("exact", ("eval/kl",), "kl"),
             Line("k1", ("eval/k1",), "c3"),
             Line("k2", ("eval/k2",), "c1"),
             Line("k3", ("eval/k3",), "c5"),
@@ -67,7 +67,6 @@ PANELS = (
         "KL in training",
         "KL [nats per response]",
         (
-            Line("exact", ("objective/kl_exact",), "kl"),
             Line("k1", ("objective/kl_k1", "objective/kl"), "c3"),
             Line("k2", ("objective/kl_k2",), "c1"),
             Line("k3", ("objective/kl_k3",), "c5"),
@@ -79,7 +78,7 @@ PANELS = (
         "Entropy",
         "entropy [nats per token]",
         (
-            Line("training batch", ("objective/entropy", "policy/entropy")),
+            Line("training batch", ("objective/entropy",)),
             Line("held out", ("eval/entropy",), "c1"),
         ),
         "Mean entropy of the next token. A fall to zero means that the policy repeats "
@@ -101,7 +100,7 @@ PANELS = (
         "share of responses",
         (
             Line("training batch", ("rollout/truncated_fraction",)),
-            Line("held out", ("eval/truncated", "eval/truncated_fraction"), "c1"),
+            Line("held out", ("eval/truncated",), "c1"),
         ),
         "Responses that ended by length instead of a stop token.",
         (0.0,),
@@ -135,7 +134,7 @@ PANELS = (
     Panel(
         "KL coefficient",
         "kl_coef [score per nat]",
-        (Line("coefficient", ("objective/kl_coef", "policy/kl_coef"), "kl"),),
+        (Line("coefficient", ("objective/kl_coef",), "kl"),),
         "Price of a nat of KL in the reward; moves under the adaptive controller.",
         (0.0,),
     ),
@@ -179,7 +178,7 @@ PANELS = (
     Panel(
         "Compiled programs",
         "programs since the start",
-        (Line("compile count", ("compile/count", "time/compiles"), "c6"),),
+        (Line("compile count", ("time/compiles",), "c6"),),
         "Flat after warm-up is right: a climb means that shapes change between steps.",
         (0.0,),
     ),
@@ -191,7 +190,7 @@ LOSS = re.compile(r"(^|/)(loss|[a-z_]*_loss)($|/)")
 NOT_A_PHASE = re.compile(r"/(total|iteration|elapsed|.*per_second|.*compil.*)$")
 """Names under `time/` that are no phase of a step."""
 
-BESIDE = {"time/eval", "time/evaluate", "time/save", "time/checkpoint"}
+BESIDE = {"time/eval", "time/save"}
 """Phases that `time/step` leaves out."""
 
 

@@ -209,14 +209,15 @@ def _proxy_sentence(gold: int, proxy: int) -> str:
 def with_error(of: Mapping[str, Any], sign: bool = False) -> tuple[str, str]:
     """A mean and its standard error as text, both to the error's second digit.
 
-    The error is empty where it is unknown; the mean then has three digits.
+    At most four decimals: round-off shows as zero. The error is empty where it is
+    unknown; the mean then has three digits.
     """
     mean, error = of["mean"], of.get("se")
     if not isinstance(error, (int, float)) or not math.isfinite(error):
         return number(mean, sign), ""
-    if not 1e-6 < error < 1e4:
+    if not 0 < error < 1e4:
         return number(mean, sign), number(error)
-    places = min(max(0, 1 - math.floor(math.log10(error))), 8)
+    places = min(max(0, 1 - math.floor(math.log10(error))), 4)
     text = f"{abs(mean):,.{places}f}"
     negative = mean < 0 and text.strip("0.,")
     prefix = "−" if negative else "+" if sign else ""
