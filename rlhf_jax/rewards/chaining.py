@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rlhf_jax import metrics, types
 
 
 def initial(
-    trajectory: types.Trajectory, token_scores: types.Array | None = None
+    trajectory: types.Trajectory,
+    token_scores: Float[Array, "B T"] | None = None,
 ) -> types.Rewards:
     """What a chain starts from: the trajectory's scores, and no token rewards.
 

@@ -92,9 +92,9 @@ def test_whitening_without_shift_keeps_the_mean():
     assert not shifted[~MASK].any() and not kept[~MASK].any()
 
 
-@pytest.mark.parametrize("level", [0.1, 1e4, -3e7])
+@pytest.mark.parametrize("level", [0.1, 15744082.8, -14015202.1])
 def test_a_constant_whitens_to_zero_and_not_to_round_off(level):
-    white = masking.masked_whiten(jnp.full(MASK.shape, level), jnp.asarray(MASK))
+    white = masking.masked_whiten(jnp.full((1001,), level), jnp.ones((1001,), bool))
     assert jnp.abs(white).max() < 1e-2
 
 
