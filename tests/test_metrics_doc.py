@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"[a-z_]+(/[a-z0-9_<>]+)+")
 
 NOT_METRICS = {"term", "term_gradient_norm", "metric", "tok"}
-"""First parts of other keys: the debug dump's, which has its own list, and the bar's."""
+"""First parts of other keys: those of the debug dump and of the progress bar."""
 
 OUTSIDE = {"studies", "networks"}
 """Folders that log no metric, with paths and parameters for keys."""

@@ -149,7 +149,8 @@ def _gain(row: str, rows: Mapping[str, Any], run: runs.Run) -> str:
     base, gold = (rows.get(name, {}).get("gold") for name in ("sft", row))
     if row == "sft" or not spread or not (known(base) and known(gold)):
         return '<span class="muted">–</span>'
-    return f"<b>{number((gold['mean'] - base['mean']) / spread, sign=True)}</b>"
+    gain = f"{(gold['mean'] - base['mean']) / spread:+.2f}".replace("-", "−")
+    return f"<b>{gain}</b>"
 
 
 def _cell(of: Any) -> str:
