@@ -167,12 +167,17 @@ def executed_blocks(text):
 
 def test_readme_blocks_run(tmp_path):
     """Each in an interpreter of its own, as a reader who copies it would."""
-    for block in executed_blocks((ROOT / "README.md").read_text()):
+    blocks = executed_blocks((ROOT / "README.md").read_text())
+    assert any("algorithms.ppo(" in block for block in blocks)
+    for block in blocks:
         assert len(block.splitlines()) <= 40, block
         result = subprocess.run(
             [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr
+        if "algorithms.ppo(" in block:
+            first, *_, last = (float(x.split()[1]) for x in result.stdout.splitlines())
+            assert first < 0.7 and last > 0.8
 
 
 def test_only_marked_blocks_are_executed():
