@@ -7,7 +7,6 @@ compiles once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import metrics, rng
+from rlhf_jax import metrics, rng, stats
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
 from rlhf_jax.rollout import best_of_n, scoring, text_scorers
@@ -24,7 +23,7 @@ from rlhf_jax.rollout.sampler import sampler
 from rlhf_jax.types import Array, Network, Params, PromptBatch, Rollout, Scorer
 
 Entry = dict[str, float | int]
-"""A cell of a table: `mean`, `se` (standard error) and `n` (responses)."""
+"""A cell of a table: `mean`, `se` (its standard error) and `n` (prompts)."""
 
 MEASURES = ("length", "truncated", "logprob", "entropy", "kl", "k1", "k2", "k3")
 
@@ -55,11 +54,7 @@ class Evaluation(NamedTuple):
 def entry(
     values: np.ndarray, samples_per_prompt: int = 1, weight: np.ndarray | None = None
 ) -> Entry:
-    """Mean over prompts with its standard error.
-
-    Responses to one prompt are not independent, so each prompt counts as one
-    observation, the mean of its responses: with weights w_i and means m_i of N prompts,
-    se = sqrt(N / (N - 1) * sum (w_i (m_i - mean))^2) / sum w_i.
+    """Mean over responses with the standard error of independent prompts.
 
     Args:
       values: float[N * G], rows of one prompt being neighbors.
@@ -67,32 +62,27 @@ def entry(
       weight: float[N], or None for equal weights.
 
     Returns:
-      mean, se (NaN for a single prompt), n = N * G.
+      mean, se (NaN for a single prompt), and n, the number of prompts.
     """
-    means = np.asarray(values, np.float64).reshape(-1, samples_per_prompt).mean(axis=1)
-    count = len(means)
-    weight = np.ones(count) if weight is None else np.asarray(weight, np.float64)
-    mean = float(np.sum(weight * means) / np.sum(weight))
-    squares = np.sum((weight * (means - mean)) ** 2)
-    spread = math.sqrt(squares * count / (count - 1)) if count > 1 else math.nan
-    return {
-        "mean": mean,
-        "se": spread / float(np.sum(weight)),
-        "n": count * samples_per_prompt,
-    }
+    prompts = np.repeat(
+        np.arange(len(values) // samples_per_prompt), samples_per_prompt
+    )
+    weights = None if weight is None else np.asarray(weight)[prompts]
+    estimate = stats.clustered_mean(values, prompts, weights)
+    return {"mean": estimate.mean, "se": estimate.se, "n": estimate.n}
 
 
 def evaluator(
     network: Network,
     scorers: Mapping[str, Scorer],
     *,
-    temperature: float,
+    temperature: float | int,
     max_length: int,
     stop_tokens: Sequence[int],
     pad_token: int,
     min_length: int = 0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | int | None = None,
     samples_per_prompt: int = 1,
     chunk_size: int = 64,
     decode: text_scorers.Decode | None = None,

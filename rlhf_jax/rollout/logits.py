@@ -22,7 +22,7 @@ from rlhf_jax.errors import UserError
 Rule = Callable[[Array, Array], Array]
 
 
-def temperature(value: float) -> Rule:
+def temperature(value: float | int) -> Rule:
     """Divide the logits by a positive temperature."""
 
     def rule(logits: Array, step: Array) -> Array:
@@ -54,7 +54,7 @@ def top_k(count: int) -> Rule:
     return rule
 
 
-def top_p(mass: float) -> Rule:
+def top_p(mass: float | int) -> Rule:
     """Keep the smallest set of likeliest tokens whose probability reaches `mass`.
 
     Nucleus sampling (Holtzman et al. 2020). A token stays if those likelier than it
@@ -75,9 +75,9 @@ def top_p(mass: float) -> Rule:
 
 def standard(
     *,
-    sampling_temperature: float,
+    sampling_temperature: float | int,
     k: int | None = None,
-    p: float | None = None,
+    p: float | int | None = None,
     min_length: int = 0,
     stop_tokens: Sequence[int] = (),
 ) -> tuple[Rule, ...]:
@@ -134,13 +134,13 @@ def draw(key: Key[Array, ""], logits: Float[Array, "B V"]) -> Int[Array, " B"]:
     return token.astype(jnp.int32)
 
 
-def requires_support(k: int | None, p: float | None) -> bool:
+def requires_support(k: int | None, p: float | int | None) -> bool:
     """Whether these settings cut the support of the sampled distribution."""
     return k is not None or (p is not None and p < 1.0)
 
 
 def check_trainable(
-    *, sampling_temperature: float, k: int | None, p: float | None
+    *, sampling_temperature: float | int, k: int | None, p: float | int | None
 ) -> None:
     """Refuse sampling whose log-probs a policy-gradient update cannot reproduce.
 
@@ -170,9 +170,9 @@ def check_settings(
     *,
     max_length: int,
     min_length: int,
-    sampling_temperature: float,
+    sampling_temperature: float | int,
     k: int | None,
-    p: float | None,
+    p: float | int | None,
     samples_per_prompt: int,
     tokens: Sequence[int],
     vocab_size: int,

@@ -48,7 +48,11 @@ def last_token_scores(
 
 
 def reward_model_scorer(
-    network: Network, variables: Params, *, gain: float = 1.0, bias: float = 0.0
+    network: Network,
+    variables: Params,
+    *,
+    gain: float | int = 1.0,
+    bias: float | int = 0.0,
 ) -> Scorer:
     """A reward model that shares the policy's tokens.
 
@@ -128,7 +132,7 @@ def ensemble(scorers: Sequence[Scorer], aggregate: Aggregate) -> Scorer:
     return Scorer(init, apply)
 
 
-def sum_of(scorers: Sequence[Scorer], weights: Sequence[float]) -> Scorer:
+def sum_of(scorers: Sequence[Scorer], weights: Sequence[float | int]) -> Scorer:
     """The weighted sum of several scorers.
 
     Raises:
@@ -153,11 +157,11 @@ def minimum(scores: Float[Array, "M B"]) -> Float[Array, " B"]:
     return jnp.min(scores, axis=0)
 
 
-def mean_minus_std(k: float) -> Aggregate:
+def mean_minus_std(k: float | int) -> Aggregate:
     """Mean minus k standard deviations (population) over the members."""
     return lambda scores: jnp.mean(scores, axis=0) - k * jnp.std(scores, axis=0)
 
 
-def mean_minus_variance(k: float) -> Aggregate:
+def mean_minus_variance(k: float | int) -> Aggregate:
     """Uncertainty-weighted optimization (Coste et al. 2024): mean - k * variance."""
     return lambda scores: jnp.mean(scores, axis=0) - k * jnp.var(scores, axis=0)

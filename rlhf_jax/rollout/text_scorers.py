@@ -219,8 +219,8 @@ def foreign_reward_model_scorer(
     encode: Callable[[str, str], list[int]],
     *,
     max_length: int,
-    gain: float = 1.0,
-    bias: float = 0.0,
+    gain: float | int = 1.0,
+    bias: float | int = 0.0,
 ) -> Scorer:
     """A reward model with its own tokenizer: decode, encode again, score.
 

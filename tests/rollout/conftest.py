@@ -70,8 +70,8 @@ def fake_network(
         return NetworkOutputs(hidden, hidden @ weights["head"], cache)
 
     return Network(
-        init=init,
-        apply=apply,
+        init=jax.jit(init),
+        apply=jax.jit(apply),
         init_cache=init_cache,
         unembedding=lambda variables: variables["params"]["unembedding"],
         config=FakeConfig(vocab, softcap),

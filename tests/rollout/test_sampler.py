@@ -1,3 +1,4 @@
+import functools
 import importlib
 
 import jax
@@ -18,8 +19,13 @@ def settings(**changes):
     return base | changes
 
 
+@functools.cache
+def build(network, changes):
+    return rollout.sampler(network, **settings(**dict(changes)))
+
+
 def draw(fake, key, **changes):
-    sample = rollout.sampler(fake.network, **settings(**changes))
+    sample = build(fake.network, tuple(sorted(changes.items())))
     return jax.device_get(sample(fake.params, fake.prompts, key))
 
 
@@ -120,8 +126,11 @@ def test_a_shared_random_number_fails_the_independence_check(fake, monkeypatch):
         return rules._inverse_cdf(uniform, weights).astype(jnp.int32)
 
     monkeypatch.setattr(rules, "draw", shared)
-    result = draw(fake, rng.root(1), samples_per_prompt=64, min_length=6)
-    rows = result.tokens.reshape(4, 64, 6)
+    sample = rollout.sampler(
+        fake.network, **settings(samples_per_prompt=64, min_length=6)
+    )
+    result = sample(fake.params, fake.prompts, rng.root(1))
+    rows = np.asarray(result.tokens).reshape(4, 64, 6)
     assert max(len(np.unique(group, axis=0)) for group in rows) == 1
 
 

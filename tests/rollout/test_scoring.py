@@ -9,6 +9,11 @@ from rlhf_jax.rollout import scoring
 from rlhf_jax.types import PromptBatch, Rollout
 
 STOP = 0
+SETTINGS = ("temperature", "min_length", "stop_tokens")
+response_logprobs = jax.jit(
+    rollout.response_logprobs, static_argnums=0, static_argnames=SETTINGS
+)
+exact_kl = jax.jit(rollout.exact_kl, static_argnums=0, static_argnames=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +70,7 @@ def gauge(result, scored):
 def test_sampler_training_graph_and_oracle_agree(fake, sampled, oracle):
     """Log-probs of the decode cache, of the full forward pass and of a slow float64
     loop are the same numbers at T = 0.7, left-padded."""
-    scored = rollout.response_logprobs(
-        fake.network, fake.params, sampled, temperature=0.7
-    )
+    scored = response_logprobs(fake.network, fake.params, sampled, temperature=0.7)
     tables = slow(oracle, fake.params, sampled, 0.7)
     np.testing.assert_allclose(scored.logprobs, chosen(tables, sampled), atol=1e-5)
     entropy = np.where(sampled.mask, -np.sum(np.exp(tables) * tables, -1), 0.0)
@@ -80,7 +83,7 @@ def test_log_probs_at_another_temperature_fail_the_gauge(fake, sampled):
     """Sampling at T = 0.7: the mean log-prob is minus the entropy at 0.7 within three
     standard errors; log-probs at 1 (the mutation) miss the gauge and the entropy."""
     for temperature, right in ((0.7, True), (1.0, False)):
-        scored = rollout.response_logprobs(
+        scored = response_logprobs(
             fake.network, fake.params, sampled, temperature=temperature
         )
         mask = np.asarray(sampled.mask)
@@ -112,7 +115,7 @@ def test_truncated_sampling_renormalizes_its_log_probs(fake, oracle, setting):
     flat = jnp.asarray(tables.reshape(-1, 7), jnp.float32)
     cut = rules.apply_rules(chain, flat, jnp.zeros((), jnp.int32))
     support = log_softmax(np.asarray(cut, np.float64)).reshape(tables.shape)
-    full = rollout.response_logprobs(
+    full = response_logprobs(
         fake.network, fake.params, result, temperature=0.7
     ).logprobs
     np.testing.assert_allclose(result.logprobs, chosen(support, result), atol=1e-5)
@@ -132,7 +135,7 @@ def test_minimum_length_renormalizes_sampler_and_scorer_alike(fake, oracle):
     )
     result = sample(fake.params, fake.prompts, rng.root(4))
     support = dict(temperature=0.7, min_length=3, stop_tokens=(STOP,))
-    scored = rollout.response_logprobs(fake.network, fake.params, result, **support)
+    scored = response_logprobs(fake.network, fake.params, result, **support)
     assert gauge(result, scored.logprobs) < 1e-5
     tables = slow(oracle, fake.params, result, 0.7, forbid=3)
     entropy = -np.sum(np.exp(tables) * np.where(np.isneginf(tables), 0, tables), -1)
@@ -142,17 +145,17 @@ def test_minimum_length_renormalizes_sampler_and_scorer_alike(fake, oracle):
     ref = slow(oracle, other, result, 0.7, forbid=3)
     gap = np.where(np.isneginf(tables), 0.0, tables - np.where(ref > -99, ref, 0.0))
     exact = np.where(result.mask, np.sum(np.exp(tables) * gap, -1), 0.0)
-    ours = rollout.exact_kl(fake.network, fake.params, other, result, **support)
+    ours = exact_kl(fake.network, fake.params, other, result, **support)
     np.testing.assert_allclose(ours, exact, atol=2e-5)
 
 
 def test_exact_kl_is_the_slow_one(fake, sampled, oracle):
     other = fake.network.init(rng.root(9))
-    ours = rollout.exact_kl(fake.network, fake.params, other, sampled, temperature=0.7)
+    ours = exact_kl(fake.network, fake.params, other, sampled, temperature=0.7)
     p = slow(oracle, fake.params, sampled, 0.7)
     q = slow(oracle, other, sampled, 0.7)
     np.testing.assert_allclose(ours, np.sum(np.exp(p) * (p - q), -1), atol=2e-5)
-    same = rollout.exact_kl(fake.network, other, other, sampled)
+    same = exact_kl(fake.network, other, other, sampled)
     np.testing.assert_allclose(same, 0.0, atol=1e-6)
 
 
@@ -201,7 +204,7 @@ def test_every_response_token_is_predicted_from_the_column_before(
         monkeypatch.setattr(scoring, "response_columns", shifted)
     network = successor_network(fake)
     result = counting_rollout()
-    scored = rollout.response_logprobs(network, fake.params, result).logprobs
+    scored = response_logprobs(network, fake.params, result).logprobs
     assert scored.shape == (1, 3)
     assert bool(jnp.all(scored > -1e-6)) == (shift == 0)
 
@@ -220,16 +223,17 @@ def test_nothing_after_the_stop_token_counts(fake, sampled):
         )
         return jnp.sum(scored.logprobs) + jnp.sum(scored.entropy)
 
-    gradient = np.asarray(jax.grad(total)(hidden, sampled))
+    gradient_of = jax.jit(jax.grad(total))
+    gradient = np.asarray(gradient_of(hidden, sampled))
     assert (gradient[after] == 0).all() and (gradient[~after] != 0).any()
     mutated = sampled._replace(mask=jnp.ones_like(sampled.mask))
-    assert (np.asarray(jax.grad(total)(hidden, mutated))[after] != 0).any()
+    assert (np.asarray(gradient_of(hidden, mutated))[after] != 0).any()
 
     other = fake.network.init(rng.root(9))
     garbage = sampled._replace(tokens=jnp.where(sampled.mask, sampled.tokens, 3))
     for function in (
-        lambda x: rollout.response_logprobs(fake.network, fake.params, x).logprobs,
-        lambda x: rollout.exact_kl(fake.network, fake.params, other, x),
+        lambda x: response_logprobs(fake.network, fake.params, x).logprobs,
+        lambda x: exact_kl(fake.network, fake.params, other, x),
     ):
         np.testing.assert_array_equal(function(sampled), function(garbage))
 
