@@ -222,10 +222,13 @@ def _encode_all(
 
 def _check_size(pieces: Sequence[Example], longest: int, encoder: Encoder) -> None:
     size = max(_size(piece) for piece in pieces)
-    if 0 < size <= longest:
+    empty = any(not len(s.tokens) for piece in pieces for s in piece.sequences)
+    if size <= longest and not empty:
         return
+    if empty:
+        raise UserError("no tokens at all; a sequence needs at least one")
     rule = TooLong if encoder.overlong_prompt == "skip" else UserError
     raise rule(
-        f"{size} tokens, batches hold 1 to {longest}; raise the longest length, shorten"
-        " the example, or skip it (overlong_prompt)"
+        f"{size} tokens, batches hold {longest}; raise the longest length, shorten the"
+        " example, or skip it (overlong_prompt='skip')"
     )

@@ -32,12 +32,14 @@ class Stream(Generic[Batch]):
       fingerprint: hash of content and settings, the same on every process.
       skipped: what was left out as too long (rule `skip`), one message each.
       batch_size: rows in a batch, over all processes.
+      largest_token: largest id in the data; a model with fewer ids cannot read it.
     """
 
     dataset: Dataset
     fingerprint: str
     skipped: tuple[str, ...]
     batch_size: int
+    largest_token: int
     _order: Order
     _build: Build[Batch]
     _process: tuple[int, int]
@@ -139,6 +141,11 @@ def make(
         fingerprint=_fingerprint(dataset, examples, settings),
         skipped=tuple(skipped),
         batch_size=batch_size,
+        largest_token=max(
+            int(sequence.tokens.max(initial=0))
+            for example in examples
+            for sequence in example.sequences
+        ),
         _order=order,
         _build=build,
         _process=(process_index, process_count),

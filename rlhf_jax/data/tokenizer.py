@@ -76,7 +76,8 @@ def symbols(
         return [ids[name] for name in text.split()]
 
     def decode(tokens: Sequence[int]) -> str:
-        return " ".join(names[int(i)] for i in tokens if int(i) not in hidden)
+        shown = [int(i) for i in tokens if int(i) not in hidden]
+        return " ".join(names[i] if i < vocab_size else "?" for i in shown)
 
     def save(directory: str | Path) -> None:
         _word_level(names, pad_token, end_token, start_token).save_pretrained(

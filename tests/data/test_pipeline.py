@@ -280,7 +280,7 @@ def test_a_pair_is_a_ranking_of_two():
 
 def test_over_long_examples_stop_or_are_counted():
     dataset = demonstrations(30)
-    with pytest.raises(UserError, match=r"memory, 'd2': 5 tokens, batches hold 1 to 4"):
+    with pytest.raises(UserError, match=r"memory, 'd2': 5 tokens, batches hold 4"):
         data.sequence_stream(dataset, ENCODER, batch_size=2, seed=0, lengths=(4,))
     skipping = data.Encoder(tokenizer=TOKENIZER, overlong_prompt="skip")
     stream = data.sequence_stream(
