@@ -104,6 +104,14 @@ def test_the_bootstrap_takes_any_statistic_and_its_seed_decides():
     assert found != stats.bootstrap(x, statistic=np.median, seed=4)
 
 
+def test_the_bootstrap_leans_to_the_long_tail():
+    x = np.random.default_rng(0).exponential(size=15)
+    found = stats.bootstrap(x)
+    assert found.high - found.mean > 1.3 * (found.mean - found.low)
+    mirrored = stats.bootstrap(-x)
+    assert mirrored.mean - mirrored.low > 1.3 * (mirrored.high - mirrored.mean)
+
+
 def test_equal_values_have_no_error():
     for found in (stats.mean([2.0] * 5), stats.bootstrap([2.0] * 5)):
         assert (found.se, found.low, found.high) == (0.0, 2.0, 2.0)

@@ -164,6 +164,21 @@ def test_terminal_and_truncated_rows_end_differently():
             ends_are_told_apart(bug)
 
 
+@pytest.mark.identity("B14")
+def test_a_stop_token_in_the_last_column_ends_a_truncated_row():
+    """A stop token ends its episode even where the row is also marked as truncated (it
+    came at the longest length), and in the middle of a row."""
+    trajectory = trajectories.make((4, 4), 4, (1, 0))
+    middle = trajectory.terminal.at[1, 1].set(True)
+    trajectory = trajectory._replace(truncated=jnp.array([True, True]), terminal=middle)
+    found, _ = run_gae(trajectory, jnp.zeros((2, 4)), 1.0, 1.0)
+    values = np.asarray(trajectory.values)
+    np.testing.assert_allclose(found[0], -values[0, :4], atol=1e-6)
+    np.testing.assert_allclose(found[1, :2], -values[1, :2], atol=1e-6)
+    rest = values[1, 4] - values[1, 2:4]
+    np.testing.assert_allclose(found[1, 2:], rest, atol=1e-6)
+
+
 @pytest.mark.identity("I2")
 @pytest.mark.parametrize("garbage", [1e30, np.inf, np.nan])
 def test_padding_of_rewards_and_values_changes_nothing(garbage):
