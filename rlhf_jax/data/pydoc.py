@@ -30,6 +30,7 @@ _SKIPPED_FOLDERS = {
     "test",
     "tests",
 }
+_HAS_STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -140,6 +141,8 @@ def _nodes(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
     if isinstance(node, _Documented):
         yield name, node
     for child in ast.iter_child_nodes(node):
+        if not isinstance(child, _HAS_STATEMENTS):
+            continue  # nothing inside of an expression has a docstring
         inner = getattr(child, "name", "") if isinstance(child, _Documented) else ""
         yield from _nodes(child, f"{name}.{inner}".strip("."))
 
