@@ -33,6 +33,7 @@ class Term(NamedTuple):
       reduction: overrides the reduction of the loss.
       prepare: `prepare(global minibatch) -> pytree`, for terms that couple the batch;
         its result is the third argument of `values` in every microbatch.
+      support: where the values live, see `losses.support`.
     """
 
     values: LossTerm
@@ -40,6 +41,7 @@ class Term(NamedTuple):
     mask: Callable[[Any], Array] | None = None
     reduction: reductions.Reduction | None = None
     prepare: Callable[[Any], Any] | None = None
+    support: Callable[[Any], reductions.Support] = reductions.support
 
 
 class Prepared(NamedTuple):
@@ -138,7 +140,7 @@ def streams(**losses: Loss) -> Loss:
 
 
 def _where(term: Term, batch: Any) -> reductions.Support:
-    where = reductions.support(batch)
+    where = term.support(batch)
     mask = where.mask if term.mask is None else where.mask & term.mask(batch)
     if mask.dtype != bool:
         raise TypeError(f"a mask must be boolean, got {mask.dtype}{mask.shape}")
@@ -164,7 +166,7 @@ def _apply(
     where = _where(term, batch)
     normalizer, total, extra = prepared[name]
     weight = term.weight(step) if callable(term.weight) else term.weight
-    outputs = _quiet_padding(_switch(outputs, weight), reductions.support(batch).mask)
+    outputs = _quiet_padding(_switch(outputs, weight), term.support(batch).mask)
     arguments = (outputs, batch) if term.prepare is None else (outputs, batch, extra)
     values, found = term.values(*arguments)
     if values.shape != where.mask.shape:
@@ -204,10 +206,12 @@ def _switch(outputs: Any, weight: Any) -> Any:
 def _quiet_padding(outputs: Any, mask: Array) -> Any:
     """Zero what the network says outside of the support of the batch.
 
-    The select also makes the gradient there exactly 0, whatever the padding holds.
+    The select also makes the gradient there exactly 0, whatever the padding holds. Low
+    precision is widened to float32: no term computes in bfloat16.
     """
 
     def quiet(x: Array) -> Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if x.shape[: mask.ndim] != mask.shape:
             return x
         keep = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))

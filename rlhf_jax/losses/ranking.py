@@ -159,8 +159,10 @@ def _gaps(scores: Float[Array, "B K"]) -> Float[Array, "B K K"]:
 
 def _score_moments(scores: Array, batch: types.RankingBatch) -> metrics.Moments:
     where = support(batch)
-    counted = (batch.ranks > 0) & (where.mask & (where.weight != 0))[:, None]
-    return metrics.moments(jax.lax.stop_gradient(scores), counted)
+    counted = (batch.ranks > 0) & where.mask[:, None]
+    return metrics.moments(
+        jax.lax.stop_gradient(scores), counted, where.weight[:, None]
+    )
 
 
 def _report(scores: Array, batch: types.RankingBatch) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import types
+from rlhf_jax.ops import masking
 
 
 class Support(NamedTuple):
@@ -57,6 +58,18 @@ def _(batch: types.Experience) -> Support:
     mask = batch.trajectory.mask
     weight = jnp.broadcast_to(batch.trajectory.weight[:, None], mask.shape)
     return Support(mask, weight)
+
+
+def one_more_token(batch: types.Experience) -> Support:
+    """The response tokens and the column after the last one, where there is room.
+
+    What the N+ paper's code trains its values on (its `padding_mask_p1`): together with
+    `rewards.score_after_last_token` and `advantages.gae(..., after_last=True)`, pass it
+    as `Term(clipped_value(), support=one_more_token)`. The value there is that of the
+    finished response.
+    """
+    where = support(batch)
+    return where._replace(mask=masking.extend_by_one(where.mask))
 
 
 class Targets(NamedTuple):

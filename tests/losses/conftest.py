@@ -14,51 +14,44 @@ def _experience(seed: int, lengths, width: int, dtype=np.float32):
     mask = np.arange(width)[None] < np.asarray(lengths)[:, None]
 
     def normal(*shape, scale=1.0):
-        return jnp.asarray(draw.normal(size=shape, scale=scale).astype(dtype))
+        return draw.normal(size=shape, scale=scale).astype(dtype)
 
-    old = -jnp.abs(normal(rows, width)) - 0.5
+    old = -np.abs(normal(rows, width)) - np.asarray(0.5, dtype)
     prompt = types.PromptBatch(
-        tokens=jnp.zeros((rows, 2), jnp.int32),
-        mask=jnp.ones((rows, 2), bool),
-        example_id=jnp.arange(rows, dtype=jnp.int32),
-        weight=jnp.ones((rows,), jnp.float32),
+        tokens=np.zeros((rows, 2), np.int32),
+        mask=np.ones((rows, 2), bool),
+        example_id=np.arange(rows, dtype=np.int32),
+        weight=np.ones(rows, np.float32),
     )
-    weight = jnp.asarray(draw.uniform(0.5, 2.0, rows).astype(dtype))
-    terminal = jnp.asarray(
-        mask & (np.arange(width) == np.asarray(lengths)[:, None] - 1)
-    )
-    truncated = jnp.zeros((rows,), bool)
+    terminal = mask & (np.arange(width) == np.asarray(lengths)[:, None] - 1)
     trajectory = types.Trajectory(
-        mask=jnp.asarray(mask),
+        mask=mask,
         logprobs=old,
         old_logprobs=old,
         ref_logprobs=old + normal(rows, width, scale=0.3),
         values=normal(rows, width + 1),
         scores=normal(rows),
         terminal=terminal,
-        truncated=truncated,
-        policy_version=jnp.zeros((rows,), jnp.int32),
+        truncated=np.zeros(rows, bool),
+        policy_version=np.zeros(rows, np.int32),
         example_id=prompt.example_id,
-        weight=weight,
+        weight=draw.uniform(0.5, 2.0, rows).astype(dtype),
     )
-    rollout = types.Rollout(
-        prompt, jnp.zeros((rows, width), jnp.int32), trajectory.mask, old, terminal,
-        truncated,
-    )  # fmt: skip
+    tokens = np.zeros((rows, width), np.int32)
     batch = types.Experience(
-        rollout,
+        types.Rollout(prompt, tokens, mask, old, terminal, trajectory.truncated),
         trajectory,
         types.Rewards(trajectory.scores, normal(rows, width)),
         types.Advantages(normal(rows, width), normal(rows, width)),
     )
     outputs = types.PolicyOutputs(
         logprobs=old + normal(rows, width, scale=0.4),
-        entropy=jnp.abs(normal(rows, width)),
+        entropy=np.abs(normal(rows, width)),
         logsumexp=normal(rows, width),
-        kl_exact=jnp.abs(normal(rows, width)),
+        kl_exact=np.abs(normal(rows, width)),
         values=normal(rows, width),
     )
-    return outputs, batch
+    return on_device((outputs, batch))
 
 
 def _sequences(seed: int, lengths, width: int, dtype=np.float32):
@@ -66,50 +59,60 @@ def _sequences(seed: int, lengths, width: int, dtype=np.float32):
     rows = len(lengths)
     mask = np.arange(width)[None] < np.asarray(lengths)[:, None]
     inputs = types.ModelInputs(
-        tokens=jnp.asarray(draw.integers(0, 9, (rows, width)), jnp.int32),
-        mask=jnp.asarray(mask),
-        positions=jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (rows, width)),
-        segment_ids=jnp.zeros((rows, width), jnp.int32),
+        tokens=draw.integers(0, 9, (rows, width)).astype(np.int32),
+        mask=mask,
+        positions=np.tile(np.arange(width, dtype=np.int32), (rows, 1)),
+        segment_ids=np.zeros((rows, width), np.int32),
     )
-    weight = np.broadcast_to(draw.uniform(0.5, 2.0, (rows, 1)), (rows, width))
     batch = types.SequenceBatch(
         inputs,
-        loss_mask=jnp.asarray(mask & (np.arange(width)[None] >= 1)),
-        weight=jnp.asarray(weight.astype(dtype)),
-        example_id=jnp.where(jnp.asarray(mask), jnp.arange(rows)[:, None], -1),
+        loss_mask=mask & (np.arange(width)[None] >= 1),
+        weight=np.tile(draw.uniform(0.5, 2.0, (rows, 1)), width).astype(dtype),
+        example_id=np.where(mask, np.arange(rows)[:, None], -1).astype(np.int32),
     )
+    shape = (rows, width - 1)
     outputs = types.PolicyOutputs(
-        *(
-            jnp.asarray(draw.normal(size=(rows, width - 1)).astype(dtype))
-            for _ in range(3)
-        )
+        *(draw.normal(size=shape).astype(dtype) for _ in range(3))
     )
-    return outputs, batch
+    return on_device((outputs, batch))
 
 
 def _ranking(seed: int, ranks, dtype=np.float32, margin=0.0):
     draw = np.random.default_rng(seed)
-    ranks = jnp.asarray(ranks, jnp.int32)
+    ranks = np.asarray(ranks, np.int32)
     rows, responses = ranks.shape
     shape = (rows, responses, 3)
     inputs = types.ModelInputs(
-        jnp.zeros(shape, jnp.int32),
-        jnp.broadcast_to((ranks > 0)[..., None], shape),
-        jnp.zeros(shape, jnp.int32),
-        jnp.zeros(shape, jnp.int32),
+        np.zeros(shape, np.int32),
+        np.tile((ranks > 0)[..., None], 3),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
     )
     batch = types.RankingBatch(
         inputs,
         ranks,
-        margin=jnp.full((rows,), margin, dtype),
-        example_id=jnp.arange(rows, dtype=jnp.int32),
-        weight=jnp.asarray(draw.uniform(0.5, 2.0, rows).astype(dtype)),
+        margin=np.full(rows, margin, dtype),
+        example_id=np.arange(rows, dtype=np.int32),
+        weight=draw.uniform(0.5, 2.0, rows).astype(dtype),
     )
-    return jnp.asarray(draw.normal(size=(rows, responses)).astype(dtype)), batch
+    return on_device((draw.normal(size=(rows, responses)).astype(dtype), batch))
+
+
+def on_device(tree):
+    """NumPy to jax arrays: batches are built without compiling a single operation."""
+    return jax.tree.map(jnp.asarray, tree)
 
 
 def _rows(tree, chosen):
-    return jax.tree.map(lambda x: x[jnp.asarray(chosen)], tree)
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[np.asarray(chosen)]), tree)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_compilation():
+    """These programs are tiny: compiling them is all the time that they take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

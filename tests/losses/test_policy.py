@@ -1,5 +1,7 @@
 """Policy terms against slow formulas, and the bugs that they must not have."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,10 @@ def slow_clipped(log_ratio, advantage, low, high, dual=None) -> float:
     return -objective
 
 
-def reduced(term, reduction=losses.token_mean):
+@functools.cache
+def reduced(term):
     """Jitted `(outputs, batch) -> ((scalar, metrics), gradient to outputs)`."""
-    loss = losses.combine(policy=losses.Term(term), reduction=reduction)
+    loss = losses.combine(policy=losses.Term(term), reduction=losses.token_mean)
 
     @jax.jit
     def run(outputs, batch):
@@ -118,13 +121,13 @@ def test_positive_advantage_raises_the_log_prob(term, experience):
     assert not moves_up(missing_minus)
 
 
-def spoil(tree, mask, garbage=np.nan):
-    """Garbage at every [B T] position outside of the mask."""
+def spoil(tree, mask):
+    """NaN at every floating-point [B T] position outside of the mask."""
 
     def leaf(x):
-        if x.shape != mask.shape or x.dtype == bool:
+        if x.shape != mask.shape or not jnp.issubdtype(x.dtype, jnp.floating):
             return x
-        return jnp.where(mask, x, jnp.asarray(garbage).astype(x.dtype))
+        return jnp.asarray(np.where(mask, x, np.asarray(np.nan, x.dtype)))
 
     return jax.tree.map(leaf, tree)
 

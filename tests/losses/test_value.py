@@ -50,6 +50,19 @@ def test_explained_variance_merges_over_parts(experience, rows):
     assert abs(averaged - expected) > 1e-3  # the bug: averaging the parts' ratios
 
 
+def test_values_can_be_trained_one_token_further(experience):
+    """The N+ paper's value loss also counts the column after the last token."""
+    outputs, batch = experience(3, [2, 4], 4)
+    term = losses.Term(losses.squared_value(), support=losses.one_more_token)
+    loss = losses.combine(value=term, reduction=losses.token_mean)
+    value, _ = loss.apply(outputs, batch, loss.prepare(batch), 0)
+    scale = np.asarray([[1, 1, 1, 0], [1, 1, 1, 1]]) * np.asarray(
+        batch.trajectory.weight[:, None]
+    )
+    errors = 0.5 * np.asarray(outputs.values - batch.advantages.returns) ** 2
+    np.testing.assert_allclose(value, (scale * errors).sum() / scale.sum(), rtol=1e-5)
+
+
 def test_explained_variance_of_nothing_is_nan():
     assert np.isnan(losses.ExplainedVariance(*[np.zeros(())] * 5).finish())
     constant = losses.ExplainedVariance(*[np.float32(x) for x in (2, 6, 18, 0, 0)])
