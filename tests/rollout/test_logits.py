@@ -98,12 +98,20 @@ def test_draws_follow_the_softmax(vocab):
 
 
 def test_a_forbidden_token_is_never_drawn():
-    """Also where rounding makes prefix sums of float32 go up at a token of weight 0."""
     logits = np.full((4096, 1000), -np.inf, np.float32)
     allowed = np.random.default_rng(0).permutation(1000)[:300]
     logits[:, allowed] = np.random.default_rng(1).normal(0, 4, (4096, 300))
     tokens = rules.draw(jax.random.key(0), jnp.asarray(logits))
     assert np.isin(np.asarray(tokens), allowed).all()
+
+
+def test_rounding_of_prefix_sums_draws_no_token_of_weight_zero(monkeypatch):
+    """A parallel prefix sum may rise at a weight of 0 and end below its largest."""
+    sums = jnp.array([[0.3, 0.30001, 1.0, 1.00001, 0.99999]])
+    weights = jnp.array([[0.3, 0.0, 0.7, 0.0, 0.0]])
+    monkeypatch.setattr(jnp, "cumsum", lambda x, axis: sums)
+    for uniform, token in ((0.1, 0), (0.300005, 2), (1.0 - 2.0**-23, 2)):
+        assert rules._inverse_cdf(jnp.array([uniform]), weights)[0] == token
 
 
 def test_the_extremes_of_the_uniform_number_stay_inside():
