@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from rlhf_jax import networks, rng
 from rlhf_jax.types import ModelInputs
 
-SMALL = dict(vocab_size=23, width=16, num_layers=3, num_heads=4, mlp_width=24)
+SMALL = dict(vocab_size=23, width=16, num_layers=2, num_heads=4, mlp_width=24)
 
 
 def llama(**fields):
@@ -22,7 +23,7 @@ def llama(**fields):
 
 def gemma3(**fields):
     """Local and global layers with two rope bases, q/k norm, post norms."""
-    own = dict(num_kv_heads=1, head_dim=6, window=3, window_layers=(True, False, True))
+    own = dict(num_kv_heads=1, head_dim=6, window=3, window_layers=(True, False))
     return networks.presets.gemma3(**{**SMALL, **own, **fields})
 
 
@@ -46,26 +47,33 @@ def make_inputs(tokens, mask=None, segments=None) -> ModelInputs:
 
 
 def random_variables(network, seed: int = 0):
-    """Initial variables with every array disturbed: no zeros, no ones to hide behind."""
-    variables = network.init(rng.root(seed))
-    leaves, structure = jax.tree.flatten(variables)
+    """Random arrays of the network's shapes: no zeros, no ones to hide behind."""
     source = np.random.default_rng(seed)
-    noise = [0.2 * source.standard_normal(leaf.shape) for leaf in leaves]
-    return jax.tree.unflatten(
-        structure,
-        [leaf + jnp.asarray(x, leaf.dtype) for leaf, x in zip(leaves, noise)],
-    )
+
+    def draw(path, leaf):
+        offset = path[-1].key == "scale" and not network.config.norm_offset
+        noise = 0.3 * source.standard_normal(leaf.shape) + float(offset)
+        return jnp.asarray(noise, leaf.dtype)
+
+    shapes = jax.eval_shape(network.init, rng.root(0))
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+# Tiny programs run once or twice: compile fast rather than well.
+jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": "0"}
+)
+
+
+@functools.partial(jit, static_argnums=0)
+def _forward(network, variables, inputs):
+    hidden = network.apply(variables, inputs).hidden
+    return networks.logits(network, variables, hidden)
 
 
 def compute_logits(network, variables, inputs) -> np.ndarray:
-    """Logits of a full forward pass, compiled."""
-
-    @jax.jit
-    def forward(variables, inputs):
-        hidden = network.apply(variables, inputs).hidden
-        return networks.logits(network, variables, hidden)
-
-    return np.asarray(forward(variables, inputs))
+    """Logits of a full forward pass, compiled once per network and shape."""
+    return np.asarray(_forward(network, variables, inputs))
 
 
 @pytest.fixture
@@ -80,4 +88,5 @@ def zoo():
         inputs=make_inputs,
         variables=random_variables,
         logits=compute_logits,
+        jit=jit,
     )

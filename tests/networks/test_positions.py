@@ -93,9 +93,7 @@ def test_rotation_is_a_complex_product(zoo):
 def test_linear_scaling_divides_every_frequency(zoo):
     plain = positions.inverse_frequencies(zoo.llama(), local=False)
     scaling = RopeScaling(kind="linear", factor=4.0)
-    scaled = positions.inverse_frequencies(
-        zoo.llama(rope_scaling=scaling), local=False
-    )
+    scaled = positions.inverse_frequencies(zoo.llama(rope_scaling=scaling), local=False)
     np.testing.assert_allclose(scaled, np.array(plain) / 4)
 
 
