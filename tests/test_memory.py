@@ -37,11 +37,13 @@ def test_memory_does_not_grow_with_the_vocabulary():
     assert large < 1.05 * small
 
 
-def test_the_command_prints_json_or_a_table(capsys):
+def test_the_command_prints_json_or_a_table(capsys, measured, monkeypatch):
     sizes = ["--vocab=3000", "--length=64", "--width=8", "--chunk_size=512"]
     memory.main([*sizes, "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["vocab"] == 3000 and found["chunk_size"] == 512
     assert {"temp", "arguments", "outputs", "peak"} <= found["update"]["naive"].keys()
+    monkeypatch.setattr(memory, "compare", lambda **options: measured)
     memory.main(sizes)
-    assert "scoring" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "vocabulary 150000" in printed and "[1, 1024, 150000]" in printed

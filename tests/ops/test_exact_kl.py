@@ -8,6 +8,11 @@ import pytest
 from rlhf_jax.ops import kl, logprobs
 
 VOCAB = 50
+divergence = jax.jit(
+    logprobs.exact_kl,
+    static_argnames=("temperature", "softcap_p", "softcap_q", "chunk_size"),
+)
+score = jax.jit(logprobs.token_logprobs)
 
 
 def arrays(seed=0, shape=(2, 5), widths=(16, 8)):
@@ -37,7 +42,7 @@ def test_value_and_gradients_are_those_of_all_logits(options, chunk_size):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5)), jnp.float32)
 
     def chunked(*arrays_):
-        return logprobs.exact_kl(
+        return divergence(
             *arrays_,
             temperature=temperature,
             softcap_p=cap_p,
@@ -78,7 +83,7 @@ def test_exact_kl_is_zero_on_itself_positive_and_of_this_direction():
     identity = jnp.eye(VOCAB)
 
     def ours(log_p, log_q):
-        return logprobs.exact_kl(log_p, identity, log_q, identity, chunk_size=16)
+        return divergence(log_p, identity, log_q, identity, chunk_size=16)
 
     def swapped(log_p, log_q):
         return ours(log_q, log_p)
@@ -106,12 +111,12 @@ def test_exact_kl_along_sampled_prefixes_sums_to_the_kl_of_sequences():
         draw.normal(size=(2, len(prefixes), width)), jnp.float32
     )
     rows_p, rows_q = jnp.asarray(draw.normal(size=(2, letters, width)), jnp.float32)
-    per_state = np.asarray(logprobs.exact_kl(hidden_p, rows_p, hidden_q, rows_q))
+    per_state = np.asarray(divergence(hidden_p, rows_p, hidden_q, rows_q))
     every = list(itertools.product(range(letters), repeat=length))
     visited = np.array([[state[y[:t]] for t in range(length)] for y in every])
     tokens = jnp.asarray(every, jnp.int32)
-    log_p = logprobs.token_logprobs(hidden_p[visited], rows_p, tokens).logprobs
-    log_q = logprobs.token_logprobs(hidden_q[visited], rows_q, tokens).logprobs
+    log_p = score(hidden_p[visited], rows_p, tokens).logprobs
+    log_q = score(hidden_q[visited], rows_q, tokens).logprobs
     weight = np.exp(np.asarray(log_p, np.float64).sum(axis=1))
     gap = np.asarray(log_p - log_q, np.float64).sum(axis=1)
     truth = np.sum(weight * gap)
@@ -129,7 +134,7 @@ def test_kl_of_certain_distributions_that_disagree_is_finite(chunk_size):
     hidden_p, rows_p, hidden_q, rows_q = arrays()
 
     def loss(h, w):
-        return logprobs.exact_kl(
+        return divergence(
             1e4 * h, w, 1e4 * hidden_q, rows_q, chunk_size=chunk_size
         ).sum()
 

@@ -9,6 +9,8 @@ from rlhf_jax import errors
 from rlhf_jax.ops import logprobs, masking
 
 VOCAB, WIDTH = 50, 16
+STATIC = ("temperature", "softcap", "chunk_size")
+score = jax.jit(logprobs.token_logprobs, static_argnames=STATIC)
 
 
 def arrays(seed=0, shape=(2, 5), width=WIDTH, vocab=VOCAB):
@@ -48,7 +50,7 @@ SETTINGS = [(1.0, None), (0.7, None), (1.3, 2.0)]
 @pytest.mark.parametrize("chunk_size", [None, 7, 10, 64])
 def test_values_are_those_of_all_logits(chunk_size, temperature, softcap):
     inputs = arrays()
-    found = logprobs.token_logprobs(
+    found = score(
         *inputs, temperature=temperature, softcap=softcap, chunk_size=chunk_size
     )
     for value, expected in zip(found, slow(*inputs, temperature, softcap), strict=True):
@@ -70,7 +72,7 @@ def test_gradients_are_those_of_all_logits(chunk_size, temperature, softcap):
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(hidden, unembedding)
 
     def chunked(*inputs, **options):
-        return logprobs.token_logprobs(*inputs, chunk_size=chunk_size, **options)
+        return score(*inputs, chunk_size=chunk_size, **options)
 
     for found, expected in zip(total(chunked), total(naive), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -79,11 +81,11 @@ def test_gradients_are_those_of_all_logits(chunk_size, temperature, softcap):
 def test_any_leading_shape_and_vmap():
     shape = (3, 2, 4)
     hidden, unembedding, targets = arrays(shape=shape)
-    whole = logprobs.token_logprobs(hidden, unembedding, targets, chunk_size=16)
-    assert whole.logprobs.shape == shape
 
     def loss(h, t):
-        return logprobs.token_logprobs(h, unembedding, t, chunk_size=16).entropy.sum()
+        found = score(h, unembedding, t, chunk_size=16)
+        assert {x.shape for x in found} == {t.shape}
+        return found.entropy.sum()
 
     mapped = jax.jit(jax.vmap(jax.grad(loss)))(hidden, targets)
     together = jax.jit(jax.grad(loss))(hidden, targets)
@@ -112,7 +114,7 @@ def test_no_program_holds_all_logits():
         return jax.grad(scalar, argnums=(0, 1))
 
     def chunked(h, w, t):
-        return logprobs.token_logprobs(h, w, t, chunk_size=128)
+        return score(h, w, t, chunk_size=128)
 
     for form, holds in ((naive, True), (chunked, False)):
         for program in (form, loss(form)):
@@ -133,7 +135,7 @@ def first_token_counts(columns):
     mask = jnp.array([[1, 1, 1, 0], [1, 1, 0, 0]], bool)
     inputs = masking.join(prompt, prompt_mask, response, mask)
     hidden, unembedding = successor_model(inputs.tokens, 12)
-    found = logprobs.token_logprobs(columns(hidden, 3, 4), unembedding, response)
+    found = score(columns(hidden, 3, 4), unembedding, response)
     np.testing.assert_allclose(found.logprobs[mask], 0.0, atol=1e-6)
 
 
@@ -153,9 +155,7 @@ def samples_have_log_prob_minus_entropy(score_temperature):
     hidden, unembedding, _ = arrays(shape=(1,))
     every = jnp.arange(VOCAB)
     repeated = jnp.broadcast_to(hidden, (VOCAB, WIDTH))
-    scored = logprobs.token_logprobs(
-        repeated, unembedding, every, temperature=score_temperature
-    )
+    scored = score(repeated, unembedding, every, temperature=score_temperature)
     probability = np.exp(slow(repeated, unembedding, every, 0.7)[0])
     mean = np.sum(probability * np.asarray(scored.logprobs))
     entropy = slow(repeated, unembedding, every, 0.7)[1][0]
@@ -179,9 +179,7 @@ def test_the_sampler_and_the_scorer_use_one_distribution(temperature):
     hidden, unembedding, targets = arrays()
     logits = hidden @ unembedding.T
     found = logprobs.from_logits(logits, targets, temperature)
-    scored = logprobs.token_logprobs(
-        hidden, unembedding, targets, temperature=temperature, chunk_size=20
-    )
+    scored = score(hidden, unembedding, targets, temperature=temperature, chunk_size=20)
     np.testing.assert_allclose(found, scored.logprobs, atol=2e-6)
 
 
@@ -200,14 +198,14 @@ def test_forbidden_tokens_have_no_probability():
     assert jnp.isfinite(jax.grad(allowed)(logits)).all()
 
 
-def softmax_is_float32(score):
+def softmax_is_float32(form):
     """Raises unless bfloat16 states give the numbers of their exact products."""
     hidden, unembedding, targets = arrays(vocab=4000, shape=(8,))
     hidden, unembedding = hidden.astype(jnp.bfloat16), unembedding.astype(jnp.bfloat16)
     expected = slow(
         hidden.astype(jnp.float32), unembedding.astype(jnp.float32), targets
     )
-    found = score(hidden, unembedding, targets)
+    found = form(hidden, unembedding, targets)
     np.testing.assert_allclose(found.astype(jnp.float32), expected[0], atol=1e-3)
 
 
@@ -217,10 +215,10 @@ def test_the_softmax_is_float32_for_bfloat16_states():
     bfloat16 is not."""
 
     def direct(hidden, unembedding, targets):
-        return logprobs.token_logprobs(hidden, unembedding, targets).logprobs
+        return score(hidden, unembedding, targets).logprobs
 
     def chunked(*inputs):
-        return logprobs.token_logprobs(*inputs, chunk_size=512).logprobs
+        return score(*inputs, chunk_size=512).logprobs
 
     def in_bfloat16(hidden, unembedding, targets):
         every = jax.nn.log_softmax(hidden @ unembedding.T)
@@ -237,7 +235,7 @@ def test_gradients_keep_the_dtype_of_their_array():
     inputs = hidden.astype(jnp.bfloat16), unembedding
 
     def loss(h, w):
-        return logprobs.token_logprobs(h, w, targets, chunk_size=20).logprobs.sum()
+        return score(h, w, targets, chunk_size=20).logprobs.sum()
 
     slopes = jax.grad(loss, argnums=(0, 1))(*inputs)
     assert [x.dtype for x in slopes] == [jnp.bfloat16, jnp.float32]
@@ -250,7 +248,7 @@ def test_enormous_logits_stay_finite(chunk_size):
     hidden, unembedding, targets = arrays()
 
     def loss(h, w):
-        found = logprobs.token_logprobs(1e4 * h, w, targets, chunk_size=chunk_size)
+        found = score(1e4 * h, w, targets, chunk_size=chunk_size)
         return sum(jnp.sum(x) for x in found)
 
     value, slopes = jax.value_and_grad(loss, argnums=(0, 1))(hidden, unembedding)
@@ -263,4 +261,4 @@ def test_enormous_logits_stay_finite(chunk_size):
 )
 def test_impossible_options_are_named(options):
     with pytest.raises(errors.UserError, match=next(iter(options))):
-        logprobs.token_logprobs(*arrays(), **options)
+        score(*arrays(), **options)
