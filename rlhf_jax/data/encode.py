@@ -213,19 +213,19 @@ def join(prompt: Ids, response: Ids) -> Encoded:
     return _targets(ids, [False] * len(prompt) + [True] * len(response))
 
 
-def split(sequence: Encoded, longest: int) -> list[Encoded]:
+def pieces(sequence: Encoded, longest: int) -> list[Encoded]:
     """Cut a sequence into pieces of at most `longest` tokens. A piece begins with the
     last token of the one before, which is no target there, so that every target is
     trained exactly once and every piece but the first has a token to start from."""
     if longest < 2:
         raise UserError(f"cannot split documents into pieces of {longest} token")
-    pieces = []
+    cut = []
     for begin in range(0, max(len(sequence.tokens) - 1, 1), longest - 1):
         piece = slice(begin, begin + longest)
         mask = sequence.loss_mask[piece].copy()
         mask[:1] = False
-        pieces.append(Encoded(sequence.tokens[piece], mask))
-    return pieces
+        cut.append(Encoded(sequence.tokens[piece], mask))
+    return cut
 
 
 def _targets(ids: list[int], loss_mask: list[bool]) -> Encoded:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Message(NamedTuple):
     """One turn of a conversation: role (`system`, `user`, `assistant`), content."""
@@ -127,3 +129,32 @@ def number(
     if not low <= value <= 3e38 or value < -3e38:  # what float32 holds; no NaN
         raise FieldError(name, f"expected a number of at least {low}, got {value}")
     return float(value)
+
+
+def plain(value: Any) -> Any:
+    """NumPy and bytes, which tfds rows are made of, as Python values."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Mapping):
+        row = {name: plain(item) for name, item in value.items()}
+        return _turns(row) if set(row) == {"role", "content"} else row
+    if isinstance(value, list | tuple) and not isinstance(value, Message):
+        return [plain(item) for item in value]
+    return value
+
+
+def _turns(turns: dict[str, Any]) -> Any:
+    """tfds stores a sequence of messages as one mapping of two lists."""
+    if not all(isinstance(column, list) for column in turns.values()):
+        return turns
+    return [
+        {"role": role, "content": content}
+        for role, content in zip(turns["role"], turns["content"], strict=True)
+    ]

@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_jax import types
 from rlhf_jax.data import batching, packing, stream
 from rlhf_jax.data.batching import Example
-from rlhf_jax.data.encode import Encoded, Encoder, TooLong, split
+from rlhf_jax.data.encode import Encoded, Encoder, TooLong, pieces
 from rlhf_jax.data.records import (
     Conversation,
     Demonstration,
@@ -79,7 +79,9 @@ def prompt_stream(
         ids = encoder.prompt(record.prompt, record.id)
         return [_example((Encoded(ids, np.zeros(len(ids), bool)),))]
 
-    examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
+    examples, skipped = _encode_all(
+        dataset, encoder, encode, _longest(settings["lengths"])
+    )
     pad = encoder.tokenizer.pad_token
 
     def build(rows: np.ndarray, real: np.ndarray, length: int) -> types.PromptBatch:
@@ -112,16 +114,15 @@ def sequence_stream(
       UserError: an example is too long or of another kind; batches cannot be formed.
     """
 
-    longest = max(settings["lengths"])
+    longest = _longest(settings["lengths"])
 
     def encode(record: Record) -> list[Example]:
         if not isinstance(record, Demonstration | Document | Conversation):
             raise UserError(f"'{record.id}' is a {record.kind}: nothing to imitate")
         sequence = encoder.sequence(record)
-        pieces = [sequence]
         if isinstance(record, Document):
-            pieces = split(sequence, longest)
-        return [_example((piece,)) for piece in pieces]
+            return [_example((piece,)) for piece in pieces(sequence, longest)]
+        return [_example((sequence,))]
 
     examples, skipped = _encode_all(dataset, encoder, encode, longest)
     sizes = [_size(example) for example in examples]
@@ -173,7 +174,9 @@ def ranking_stream(
             )
         return [_example(encoder.ranking(record), record.ranks, record.margin)]
 
-    examples, skipped = _encode_all(dataset, encoder, encode, max(settings["lengths"]))
+    examples, skipped = _encode_all(
+        dataset, encoder, encode, _longest(settings["lengths"])
+    )
     pad = encoder.tokenizer.pad_token
 
     def build(rows: np.ndarray, real: np.ndarray, length: int) -> types.RankingBatch:
@@ -193,6 +196,12 @@ def _example(
     return Example(-1, 1.0, sequences, ranks, margin)
 
 
+def _longest(lengths: Sequence[int]) -> int:
+    if not lengths or min(lengths) < 1:
+        raise UserError(f"bucket lengths {tuple(lengths)}: give one or more, from 1 up")
+    return max(lengths)
+
+
 def _size(example: Example) -> int:
     return max(len(sequence.tokens) for sequence in example.sequences)
 
@@ -208,21 +217,21 @@ def _encode_all(
     skipped: list[str] = []
     for row, record in enumerate(dataset.records):
         try:
-            pieces = encode(record)
-            _check_size(pieces, longest, encoder)
+            found = encode(record)
+            _check_size(found, longest, encoder)
         except TooLong as error:
             skipped.append(str(error))
             continue
         except UserError as error:
             raise UserError(f"{dataset.name}, '{record.id}': {error}") from error
         about = {"example_id": row, "weight": float(record.weight)}
-        examples += [piece._replace(**about) for piece in pieces]
+        examples += [example._replace(**about) for example in found]
     return examples, skipped
 
 
-def _check_size(pieces: Sequence[Example], longest: int, encoder: Encoder) -> None:
-    size = max(_size(piece) for piece in pieces)
-    empty = any(not len(s.tokens) for piece in pieces for s in piece.sequences)
+def _check_size(found: Sequence[Example], longest: int, encoder: Encoder) -> None:
+    size = max(_size(example) for example in found)
+    empty = any(not len(s.tokens) for example in found for s in example.sequences)
     if size <= longest and not empty:
         return
     if empty:

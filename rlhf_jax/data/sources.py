@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rlhf_jax.data import records
-from rlhf_jax.data.records import FieldError, Message, Record
+from rlhf_jax.data.fields import FieldError, plain
+from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
 
 
@@ -37,7 +36,7 @@ class Dataset(NamedTuple):
         return Dataset(name, tuple(self.records[row] for row in keep))
 
 
-def partition(
+def split(
     dataset: Dataset,
     fraction: float,
     *,
@@ -70,6 +69,36 @@ def hash_fraction(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def read(
+    source: str | Path,
+    kind: str,
+    *,
+    split: str = "train",
+    on_bad_line: str = "stop",
+    fields: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Read what a config names: a JSONL file, or a tfds dataset.
+
+    Args:
+      source: path of a JSONL file; or `tfds:` and the name of a builder, or the
+        folder of a prepared one (the one that holds `dataset_info.json`).
+      kind: one of `records.KINDS`.
+      split: of a tfds dataset.
+      on_bad_line: as in `jsonl`.
+      fields: as in `jsonl`.
+    """
+    text = str(source)
+    if text.startswith("tfds:") or Path(source, "dataset_info.json").is_file():
+        return tfds(
+            text.removeprefix("tfds:"),
+            kind,
+            split=split,
+            on_bad_line=on_bad_line,
+            fields=fields,
+        )
+    return jsonl(source, kind, on_bad_line=on_bad_line, fields=fields)
 
 
 def in_memory(items: Iterable[Record], *, name: str = "memory") -> Dataset:
@@ -220,7 +249,7 @@ def _bad_line(location: str, error: FieldError) -> UserError:
 
 def _decode(row: Any) -> Any:
     if not isinstance(row, bytes):
-        return _plain(row)
+        return plain(row)
     try:
         return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -242,32 +271,3 @@ def _parse(
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON")
-
-
-def _plain(value: Any) -> Any:
-    """NumPy and bytes, which tfds rows are made of, as Python values."""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
-    if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, Mapping):
-        plain = {name: _plain(item) for name, item in value.items()}
-        return _turns(plain) if set(plain) == {"role", "content"} else plain
-    if isinstance(value, list | tuple) and not isinstance(value, Message):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _turns(turns: dict[str, Any]) -> Any:
-    """tfds stores a sequence of messages as one mapping of two lists."""
-    if not all(isinstance(column, list) for column in turns.values()):
-        return turns
-    return [
-        {"role": role, "content": content}
-        for role, content in zip(turns["role"], turns["content"], strict=True)
-    ]

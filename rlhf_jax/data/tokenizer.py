@@ -182,18 +182,18 @@ def from_huggingface(tokenizer: Any, *, pad_token: str | None = None) -> Tokeniz
 
 def train_bpe(
     texts: Iterable[str],
-    directory: str | Path,
+    directory: str | Path | None = None,
     *,
     vocab_size: int,
     end: str = "<|end|>",
     pad: str = "<|pad|>",
     chat_template: str | None = None,
 ) -> Tokenizer:
-    """Train a byte-level BPE and save it as a directory that transformers opens.
+    """Train a byte-level BPE; `save` writes it as a directory transformers opens.
 
     Args:
       texts: training texts; the result depends on their content only.
-      directory: made if missing.
+      directory: where to save it at once (made if missing), or None.
       vocab_size: ids in all, the two special tokens included (at least 258).
       end: spelling of the end token.
       pad: spelling of the pad token, distinct from `end`.
@@ -228,9 +228,10 @@ def train_bpe(
     )
     if chat_template is not None:
         fast.chat_template = chat_template
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    fast.save_pretrained(str(directory))
-    return load(directory)
+    if directory is not None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        fast.save_pretrained(str(directory))
+    return from_huggingface(fast)
 
 
 def _huggingface_fingerprint(tokenizer: Any) -> str:

@@ -304,6 +304,12 @@ def test_a_record_of_the_wrong_kind_is_named():
         data.prompt_stream(document, ENCODER, batch_size=1, seed=0, lengths=(9,))
 
 
+@pytest.mark.parametrize("lengths", [(), (0, 8)])
+def test_bucket_lengths_must_make_sense(lengths):
+    with pytest.raises(UserError, match="give one or more, from 1 up"):
+        make("sequences", lengths=lengths)
+
+
 def test_grain_reads_the_same_batches_ahead():
     stream = make("sequences")
     read = iter(stream.grain(3, 6).to_iter_dataset())

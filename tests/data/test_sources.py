@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data
-from rlhf_jax.data import sources
+from rlhf_jax.data import fields
 from rlhf_jax.errors import UserError
 
 
@@ -86,7 +86,7 @@ def test_a_split_by_hash_is_disjoint_stable_and_keeps_groups_together():
     dataset = data.in_memory(
         data.Prompt(id=f"{i}", prompt=f"p{i // 4}") for i in range(400)
     )
-    rest, held = data.partition(dataset, 0.25, by=lambda record: record.prompt)
+    rest, held = data.split(dataset, 0.25, by=lambda record: record.prompt)
     assert held.name == "memory/heldout"
     assert {r.id for r in rest.records} | {r.id for r in held.records} == {
         r.id for r in dataset.records
@@ -95,16 +95,16 @@ def test_a_split_by_hash_is_disjoint_stable_and_keeps_groups_together():
     assert not groups[0] & groups[1]
     assert 60 <= len(held.records) <= 140
     fewer = data.Dataset("memory", dataset.records[:200])
-    _, held_of_fewer = data.partition(fewer, 0.25, by=lambda record: record.prompt)
+    _, held_of_fewer = data.split(fewer, 0.25, by=lambda record: record.prompt)
     assert held_of_fewer.records == tuple(r for r in held.records if r in fewer.records)
-    other, _ = data.partition(dataset, 0.5, purpose="labels")
-    half, _ = data.partition(dataset, 0.5)
+    other, _ = data.split(dataset, 0.5, purpose="labels")
+    half, _ = data.split(dataset, 0.5)
     assert other.records != half.records
 
 
 def test_plain_values_of_numpy_rows():
     row = {"a": np.array([b"x", b"y"], object), "b": np.float64(0.5), "c": b"\xc3\xa9"}
-    assert sources._plain(row) == {"a": ["x", "y"], "b": 0.5, "c": "é"}
+    assert fields.plain(row) == {"a": ["x", "y"], "b": 0.5, "c": "é"}
 
 
 @pytest.fixture
@@ -129,6 +129,8 @@ def test_our_tfds_builder_gives_back_what_the_file_says(prepared, tmp_path):
     assert data.tfds(again, "ranking").records == dataset.records
     folder = tmp_path / "tfds" / "preference_jsonl" / "1.0.0"
     assert data.tfds(str(folder), "ranking").records == dataset.records
+    assert data.read(folder, "ranking") == data.read(f"tfds:{folder}", "ranking")
+    assert data.read(tmp_path / "prefs.jsonl", "pair").records == expected
     assert (
         data.tfds(builder, "ranking", split="train[:2]").records
         == (dataset.records[:2])
@@ -160,7 +162,7 @@ def test_the_builder_refuses_what_it_cannot_store(tmp_path):
 
 def test_chat_turns_survive_tfds(tmp_path):
     """tfds turns a sequence of messages into one mapping of two lists."""
-    assert sources._plain({"role": np.array([b"user", b"assistant"], object),
+    assert fields.plain({"role": np.array([b"user", b"assistant"], object),
                            "content": np.array([b"q", b"a"], object)}) == [
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a"},
