@@ -21,9 +21,9 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task = ConfigDict(
         dict(
             kind="key_lm",
-            contents=32,
+            contents=20,
             salient=4,
-            response_length=12,
+            response_length=10,
             prompts=8192,
             heldout=1024,
         )
@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(
             kind="sft",
             init="init",
-            steps=600,
+            steps=800,
             batch_size=64,
             microbatches=1,
             packed=False,
@@ -48,7 +48,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dict(
             kind="label",
             policy="sft",
-            prompts=4096,
+            prompts=6144,
             heldout=512,
             responses=4,
             noise=0.1,
@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
             init="sft",
             data="label",
             half="all",
-            steps=256,
+            steps=600,
             batch_size=32,
             microbatches=1,
             head="normal",
@@ -70,8 +70,8 @@ def get_config(variant: str = "") -> ConfigDict:
             reduction="token_mean",
             terms=("plackett_luce",),
             plackett_luce=dict(weight=1.0),
-            optimizer=defaults.optimizer(1e-3, schedule="cosine", warmup_steps=20),
-            eval_every=64,
+            optimizer=defaults.optimizer(2e-3, schedule="cosine", warmup_steps=30),
+            eval_every=100,
         )
     )
     config.ppo = ConfigDict(

@@ -51,12 +51,11 @@ def optimize(
 
     start = _Progress(state.params, state.opt_state, jnp.zeros((), bool))
     progress, stacked = jax.lax.scan(step, start, rows)
-    first = jax.tree.map(lambda x: x[0], stacked)
-    measured = {
-        **metrics.reduce_stacked(stacked),
-        "policy/first_ratio_error": first.pop("policy/ratio_error", None),
-    }
-    measured = {name: value for name, value in measured.items() if value is not None}
+    measured = metrics.reduce_stacked(stacked)
+    if "policy/ratio_max" in stacked:
+        # 1 up to rounding, or the old log-probs are not those of this policy.
+        first = metrics.Max(stacked["policy/ratio_max"].value[0])
+        measured["policy/first_ratio_max"] = first
     state = state._replace(params=progress.params, opt_state=progress.opt_state)
     return state, measured
 

@@ -15,6 +15,7 @@ swapping the estimator gives RLOO; adding a KL term to the loss gives GRPO.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax import losses, rng
+from rlhf_jax import losses, metrics, rng
 from rlhf_jax.algorithms import experience, forward, optimization
 from rlhf_jax.algorithms.parts import Frozen, Parts, PPOBatch
 from rlhf_jax.types import (
@@ -123,27 +124,43 @@ def ppo(
     learn = jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0)
     explained = jax.jit(lambda *args: _explain(parts, *args))
 
-    def collect(state: TrainState, frozen: Frozen, batch: PPOBatch) -> tuple[Any, Any]:
+    def collect(state: TrainState, frozen: Frozen, batch: PPOBatch) -> tuple[Any, ...]:
+        clock = _Clock()
         variables = forward.merged(frozen.policy_base, state.params["policy"])
         key = rng.named(state.key, state.step, "rollout")
-        rollout = sampler(variables, batch.prompts, key)
+        rollout = clock("rollout", sampler(variables, batch.prompts, key))
         scores = scorer.apply(frozen.scorer, variables, rollout)
-        return rollout, scores
+        return rollout, clock("score", scores), clock
 
     def update(
         state: TrainState, frozen: Frozen, batch: PPOBatch
     ) -> tuple[TrainState, Metrics]:
-        rollout, scores = collect(state, frozen, batch)
+        rollout, scores, clock = collect(state, frozen, batch)
         static = frozen.reference, frozen.policy_base, batch.pretraining
-        state, measured = learn(state, *static, rollout, scores)
-        return state, measured
+        state, measured = clock("learn", learn(state, *static, rollout, scores))
+        return state, {**measured, **clock.metrics}
 
     def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> Explained:
-        rollout, scores = collect(state, frozen, batch)
+        rollout, scores, _ = collect(state, frozen, batch)
         static = frozen.reference, frozen.policy_base, batch.pretraining
         return explained(state, *static, rollout, scores)
 
     return PPO(Learner(lambda key: _init(parts, key), update), explain, parts)
+
+
+class _Clock:
+    """Seconds of each phase; waits for the devices, once a phase."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, metrics.Mean] = {}
+        self._since = time.perf_counter()
+
+    def __call__(self, phase: str, result: Any) -> Any:
+        jax.block_until_ready(result)
+        now = time.perf_counter()
+        self.metrics[f"time/{phase}"] = metrics.Mean(now - self._since, 1.0)
+        self._since = now
+        return result
 
 
 def _init(parts: Parts, key: Array) -> TrainState:

@@ -21,7 +21,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
-from rlhf_jax.types import Learner, Params, PromptBatch, Scorer, TrainState
+from rlhf_jax.types import Array, Learner, Params, PromptBatch, Scorer, TrainState
 
 
 class Stage(NamedTuple):
@@ -82,6 +82,10 @@ class Context(NamedTuple):
     def folder(self, stage: str) -> Path:
         """The stage's folder."""
         return self.workdir / stage
+
+    def init_key(self, stage: str) -> Array:
+        """Key of a stage's initial weights."""
+        return rng.named(rng.root(self.seeds.init), "init", stage)
 
     def policy(self, source: str, path: str) -> Params:
         """Plain variables of a policy: a stage's, or the first weights (`init`).

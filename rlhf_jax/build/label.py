@@ -27,7 +27,7 @@ def label(name: str, section: Section, context: Context) -> Stage:
     accuracy that any reward model can reach is known.
     """
     source, responses = section.str("policy"), section.int("responses", 2)
-    noise, temperature = section.float("noise", 0.0), section.float("temperature", 0.0)
+    scale, temperature = section.float("noise", 0.0), section.float("temperature", 0.0)
     counts = {
         "train": section.int("prompts", 1),
         "heldout": section.int("heldout", 1),
@@ -61,12 +61,12 @@ def label(name: str, section: Section, context: Context) -> Stage:
             rows = []
             for index, part in enumerate(chunks(prompts, chunk)):
                 found = sample(variables, part, rng.named(key, index))
-                rows += ranked(found, gold, noise, noise_of, responses, split, index)
+                rows += ranked(found, gold, scale, noise_of, responses, split, index)
             rows = rows[: counts[split]]
             write_lines(context.folder(name) / FILES[split], rows)
             ties = sum(len(set(row["ranks"])) < responses for row in rows)
             result[split] = {"rankings": len(rows), "with_ties": ties}
-        return {**result, "noise": noise}
+        return {**result, "noise": scale}
 
     def describe() -> dict[str, Any]:
         return {
@@ -89,7 +89,7 @@ def chunks(prompts: PromptBatch, size: int) -> Iterator[PromptBatch]:
 def ranked(
     found: Rollout,
     gold: Scorer,
-    noise: float,
+    scale: float,
     noise_of: np.random.Generator,
     responses: int,
     split: str,
@@ -98,7 +98,7 @@ def ranked(
     """JSON rows of kind `ranking`, token ids as they were sampled."""
     scores = np.asarray(gold.apply(gold.init(), None, found).sequence, np.float64)
     scores = scores.reshape(-1, responses)
-    felt = scores + noise * noise_of.gumbel(size=scores.shape)
+    felt = scores + scale * noise_of.gumbel(size=scores.shape)
     host = jax.device_get(found)
     rows = []
     for row in range(scores.shape[0]):
@@ -140,3 +140,11 @@ def rankings(context: Context, source: str, split: str) -> data.Dataset:
         return train if split == "train" else heldout
     path = context.folder(source) / FILES[split]
     return data.jsonl(path, "ranking", name=f"{source}-{split}")
+
+
+def noise(context: Context, source: str) -> float | None:
+    """Scale of the label noise of a labelling stage; None for labels of people."""
+    path = context.folder(source) / "done.json"
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text())["result"]["noise"]

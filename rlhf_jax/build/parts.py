@@ -17,8 +17,8 @@ from rlhf_jax import advantages, losses, rewards
 from rlhf_jax.build.section import Section, nearest
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
-from rlhf_jax.training.optimizer import optimizer as make_optimizer
 from rlhf_jax.training import schedules
+from rlhf_jax.training.optimizer import optimizer as make_optimizer
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
@@ -72,7 +72,7 @@ def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
 
 
 def estimator(section: Section) -> AdvantageEstimator:
-    """`estimator` names an estimator and then what wraps it, e.g. ('gae', 'whitened')."""
+    """`estimator`: an estimator and what wraps it, such as ('gae', 'whitened')."""
     first, *wrappers = section.names("estimator")
     factory = part(advantages, first, section, "estimator")
     result = factory(**keywords(section, first, factory))
@@ -87,6 +87,21 @@ def loss(section: Section, key: str = "terms") -> losses.Loss:
     reduction = reduction_of(section)
     terms = {name: term(section, name) for name in section.names(key)}
     return losses.combine(reduction=reduction, **terms)
+
+
+def batch_size(section: Section, parts: int) -> int:
+    """`batch_size`, which so many parts must divide.
+
+    Raises:
+      UserError: they do not.
+    """
+    size = section.int("batch_size", 1)
+    if size % parts:
+        raise UserError(
+            f"{section.path}.batch_size={size} does not divide into"
+            f" {section.path}.microbatches={parts}"
+        )
+    return size
 
 
 def single_terms(section: Section, key: str = "terms") -> dict[str, losses.Loss]:

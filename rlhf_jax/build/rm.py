@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,112 +13,149 @@ from rlhf_jax.algorithms import forward
 from rlhf_jax.build import label, models, parts
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
-from rlhf_jax.build.sft import rng_of
 from rlhf_jax.training import checkpoint, loop
-from rlhf_jax.types import Network, Params, RankingBatch, Scorer, TrainState
+from rlhf_jax.types import (
+    Learner,
+    Network,
+    Params,
+    RankingBatch,
+    Scorer,
+    TrainState,
+)
 
 HALVES = {"all": slice(None), "first": slice(0, None, 2), "second": slice(1, None, 2)}
 
 
 def reward_model(name: str, section: Section, context: Context) -> Stage:
     """Reads a section of kind `rm`; later stages find its scorer under its name."""
-    task, model = context.task, context.model
-    source, start_from = section.str("data"), section.str("init")
-    half = HALVES[section.choice("half", HALVES)]
-    steps, batch_size = section.int("steps", 1), section.int("batch_size", 1)
-    microbatches = section.int("microbatches", 1)
-    eval_every, normalize = section.int("eval_every", 0), section.bool("normalize")
-    network = model.scalar(head=section.choice("head", models.HEADS), adapters=True)
+    steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
+    network = context.model.scalar(
+        head=section.choice("head", models.HEADS), adapters=True
+    )
     learner = algorithms.reward_model(
         network,
-        initial=lambda key: models.trainable(network.init(key), model.lora)[1],
+        initial=lambda key: models.trainable(network.init(key), context.model.lora)[1],
         loss=parts.loss(section),
         optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
+    stage = _RewardModel(
+        name=name,
+        source=section.str("init"),
+        data=section.str("data"),
+        half=section.choice("half", HALVES),
+        steps=steps,
+        eval_every=section.int("eval_every", 0),
+        batch_size=parts.batch_size(section, microbatches),
+        normalize=section.bool("normalize"),
+        context=context,
+        network=network,
+        learner=learner,
+    )
+    context.rewards[name] = stage.scorer
+    context.policies[name] = stage.load
+    return Stage(name, stage.run, stage.describe)
 
-    def dataset(split: str) -> data.Dataset:
-        found = label.rankings(context, source, split)
-        if split == "train":
-            rows = list(range(len(found.records)))[half]
-            found = found.subset(rows, found.name)
-        return found
 
-    def stream(found: data.Dataset, **settings: Any) -> Any:
+class _RewardModel(NamedTuple):
+    """What the section says, and what was built from it."""
+
+    name: str
+    source: str
+    data: str
+    half: str
+    steps: int
+    eval_every: int
+    batch_size: int
+    normalize: bool
+    context: Context
+    network: Network
+    learner: Learner
+
+    def run(self) -> dict[str, Any]:
+        """Trains, judges on held-out pairs and measures gain and bias."""
+        training, heldout = self.dataset("train"), self.dataset("heldout")
+        base, trainable = self.start()
+        batches = list(self.stream(heldout, shuffle=False, remainder="pad").epoch())
+        state = self.context.train(
+            self.name,
+            self.learner,
+            frozen=base,
+            batches=self.stream(training),
+            steps=self.steps,
+            init_from=lambda: {"reward": trainable},
+            evaluate=accuracy(self.network, base, batches),
+            eval_every=self.eval_every,
+        )
+        variables = forward.merged(base, state.params["reward"])
+        noise = label.noise(self.context, self.data)
+        judged = judge(scores_of(self.network, variables, batches), heldout, noise)
+        return judged | self.gain_and_bias(variables, training)
+
+    def gain_and_bias(
+        self, variables: Params, training: data.Dataset
+    ) -> dict[str, Any]:
+        """Mean 0 and sd 1 over the ranked responses, which the reference sampled."""
+        if not self.normalize:
+            return {"gain": 1.0, "bias": 0.0}
+        batches = list(self.stream(training, shuffle=False).epoch())
+        scores = scores_of(self.network, variables, batches)
+        return rewards.measure_gain_and_bias(scores.ravel())._asdict()
+
+    def dataset(self, split: str) -> data.Dataset:
+        """Rankings of a split; training takes the half that the section names."""
+        found = label.rankings(self.context, self.data, split)
+        if split == "heldout" or self.half == "all":
+            return found
+        rows = list(range(len(found.records)))[HALVES[self.half]]
+        return found.subset(rows, found.name)
+
+    def stream(self, found: data.Dataset, **settings: Any) -> Any:
+        """Batches of whole rankings."""
         return data.ranking_stream(
             found,
-            task.encoder,
-            batch_size=batch_size,
-            seed=context.seeds.data,
-            lengths=(task.prompt_length + task.response_length,),
+            self.context.task.encoder,
+            batch_size=self.batch_size,
+            seed=self.context.seeds.data,
+            lengths=(self.context.task.length,),
             **settings,
         )
 
-    def fresh() -> Params:
-        variables = context.policy(start_from, f"{section.path}.init")
-        return networks.initialize_from(network, variables, key=rng_of(context, name))
-
-    def base() -> Params:
-        return models.trainable(fresh(), model.lora)[0]
-
-    def full(trained: Params) -> Params:
-        merged = forward.merged(base(), trained)
-        return networks.merge_lora(merged, network.config)
-
-    def run() -> dict[str, Any]:
-        training, heldout = dataset("train"), dataset("heldout")
-        frozen = base()
-        batches = list(stream(heldout, shuffle=False, remainder="pad").epoch())
-        evaluate = accuracy(network, frozen, batches)
-        state = context.train(
-            name,
-            learner,
-            frozen=frozen,
-            batches=stream(training),
-            steps=steps,
-            init_from=lambda: {"reward": models.trainable(fresh(), model.lora)[1]},
-            evaluate=evaluate,
-            eval_every=eval_every,
+    def start(self) -> tuple[Params, Params]:
+        """Frozen and trainable variables before the first step."""
+        trunk = self.context.policy(self.source, f"config.{self.name}.init")
+        full = networks.initialize_from(
+            self.network, trunk, key=self.context.init_key(self.name)
         )
-        variables = forward.merged(frozen, state.params["reward"])
-        scores = heldout_scores(network, variables, batches)
-        result = judged(scores[: len(heldout.records)], heldout, noise())
-        gain, bias = 1.0, 0.0
-        if normalize:
-            reference = heldout_scores(
-                network, variables, list(stream(training).epoch())
-            )
-            gain, bias = rewards.measure_gain_and_bias(reference.ravel())
-        return {**result, "gain": float(gain), "bias": float(bias)}
+        return models.trainable(full, self.context.model.lora)
 
-    def noise() -> float | None:
-        path = context.folder(source) / "done.json"
-        if not path.is_file():
-            return None
-        return json.loads(path.read_text())["result"]["noise"]
+    def load(self) -> Params:
+        """The reward model as plain variables."""
+        trained = checkpoint.load_params(self.context.folder(self.name), "reward")
+        base = {} if self.context.model.lora is None else self.start()[0]
+        merged = forward.merged(base, trained)
+        return networks.merge_lora(merged, self.network.config)
 
-    def scorer() -> Scorer:
-        result = json.loads((context.folder(name) / "done.json").read_text())["result"]
-        trained = checkpoint.load_params(context.folder(name), "reward")
-        plain = model.scalar()
+    def scorer(self) -> Scorer:
+        """The trained model with its gain and bias."""
+        done = self.context.folder(self.name) / "done.json"
+        result = json.loads(done.read_text())["result"]
         return rollout.reward_model_scorer(
-            plain, full(trained), gain=result["gain"], bias=result["bias"]
+            self.context.model.scalar(),
+            self.load(),
+            gain=result["gain"],
+            bias=result["bias"],
         )
 
-    context.rewards[name] = scorer
-    context.policies[name] = lambda: full(
-        checkpoint.load_params(context.folder(name), "reward")
-    )
-
-    def describe() -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
+        """Shapes and arithmetic for `check`."""
         return {
-            "state": jax.eval_shape(learner.init, rng_of(context, name)),
-            "batch": f"{batch_size} rankings in {microbatches} microbatches",
-            "steps": steps,
-            "optimizer steps": steps,
+            "state": jax.eval_shape(
+                self.learner.init, self.context.init_key(self.name)
+            ),
+            "batch": f"{self.batch_size} rankings",
+            "optimizer steps": self.steps,
         }
-
-    return Stage(name, run, describe)
 
 
 def accuracy(
@@ -142,7 +179,7 @@ def accuracy(
     return evaluate
 
 
-def heldout_scores(
+def scores_of(
     network: Network, variables: Params, batches: list[RankingBatch]
 ) -> np.ndarray:
     """Raw scores float[N K] of all rows of some batches."""
@@ -150,7 +187,7 @@ def heldout_scores(
     return np.concatenate([np.asarray(score(variables, batch)) for batch in batches])
 
 
-def judged(
+def judge(
     scores: np.ndarray, heldout: data.Dataset, noise: float | None
 ) -> dict[str, Any]:
     """Accuracy on held-out pairs with the ceiling that label noise leaves.
@@ -158,21 +195,29 @@ def judged(
     The ceiling is the mean of max(p, 1 - p) over the same pairs, p being the
     probability sigmoid((gold_i - gold_j) / noise) that the label says i over j. Where
     the labels carry no noise it is 1; where no gold is known it is left out.
+
+    Args:
+      scores: [N K], rows as in `heldout`; further rows are padding.
+      heldout: rankings; `extra` may hold `gold` per response and a `cluster` that the
+        interval is clustered by (the ranking itself otherwise).
+      noise: scale of the Gumbel noise of the labels, None where unknown.
     """
-    right, best, clusters, tied = [], [], [], 0
+    right: list[float] = []
+    reachable: list[float] = []
+    clusters: list[str] = []
+    tied = 0
     for row, record in enumerate(heldout.records):
-        ranks, gold = record.ranks, record.extra.get("gold")
-        for i in range(len(ranks)):
-            for j in range(len(ranks)):
-                if ranks[i] < ranks[j]:
-                    difference = scores[row, i] - scores[row, j]
-                    right.append(0.5 * (1 + np.sign(difference)))
-                    clusters.append(record.extra.get("cluster", record.id))
-                    if gold is not None and noise:
-                        z = abs(gold[i] - gold[j]) / noise
-                        best.append(1 / (1 + np.exp(-z)))
-                tied += i < j and ranks[i] == ranks[j]
-    found = stats.clustered_mean(np.asarray(right), clusters)
+        ranks, gold = record.ranks, record.extra.get("gold")  # type: ignore[union-attr]
+        for i, j in np.ndindex(len(ranks), len(ranks)):
+            tied += i < j and ranks[i] == ranks[j]
+            if ranks[i] >= ranks[j]:
+                continue
+            right.append(float(0.5 + 0.5 * np.sign(scores[row, i] - scores[row, j])))
+            clusters.append(record.extra.get("cluster", record.id))
+            if gold is not None and noise:
+                z = abs(gold[i] - gold[j]) / noise
+                reachable.append(float(1 / (1 + np.exp(-z))))
+    found = stats.clustered_mean(np.asarray(right), np.asarray(clusters))
     result: dict[str, Any] = {
         "accuracy": found.mean,
         "accuracy_se": found.se,
@@ -180,8 +225,8 @@ def judged(
         "pairs": len(right),
         "tied_pairs": int(tied),
     }
-    if best:
-        result["ceiling"] = float(np.mean(best))
+    if reachable:
+        result["ceiling"] = float(np.mean(reachable))
     elif noise == 0.0:
         result["ceiling"] = 1.0
     return result

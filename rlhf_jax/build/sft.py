@@ -3,121 +3,140 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from rlhf_jax import algorithms, data, losses, metrics, networks, rng
+from rlhf_jax import algorithms, data, losses, metrics, networks
 from rlhf_jax.algorithms import forward
 from rlhf_jax.build import models, parts
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import checkpoint, loop
-from rlhf_jax.types import Array, Params, TrainState
+from rlhf_jax.types import Learner, Network, Params, SequenceBatch, TrainState
 
 
 def sft(name: str, section: Section, context: Context) -> Stage:
     """Reads a section of kind `sft`; later stages find its policy under its name."""
-    task, model = context.task, context.model
-    demonstrations = task.demonstrations
+    demonstrations = context.task.demonstrations
     if demonstrations is None:
         raise UserError(
             f"stage {name} needs demonstrations; name a file in"
             " config.task.demonstrations"
         )
-    source, steps = section.str("init"), section.int("steps", 1)
-    batch_size, microbatches = (
-        section.int("batch_size", 1),
-        section.int("microbatches", 1),
-    )
-    eval_every = section.int("eval_every", 0)
-    length = task.prompt_length + task.response_length
-    packed = section.bool("packed")
-    network = model.language(adapters=True)
-    loss = parts.loss(section)
-    optimizer = parts.optimizer(section.section("optimizer"), steps)
+    steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
+    network = context.model.language(adapters=True)
     learner = algorithms.fine_tuning(
         network,
-        initial=lambda key: models.trainable(network.init(key), model.lora)[1],
-        loss=loss,
-        optimizer=optimizer,
+        initial=lambda key: models.trainable(network.init(key), context.model.lora)[1],
+        loss=parts.loss(section),
+        optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
+    stage = _FineTuning(
+        name=name,
+        source=section.str("init"),
+        steps=steps,
+        eval_every=section.int("eval_every", 0),
+        batch_size=parts.batch_size(section, microbatches),
+        packed=section.bool("packed"),
+        demonstrations=demonstrations,
+        context=context,
+        network=network,
+        learner=learner,
+    )
+    context.policies[name] = stage.load
+    return Stage(name, stage.run, stage.describe)
 
-    def stream(dataset: data.Dataset, **settings: Any) -> Any:
+
+class _FineTuning(NamedTuple):
+    """What the section says, and what was built from it."""
+
+    name: str
+    source: str
+    steps: int
+    eval_every: int
+    batch_size: int
+    packed: bool
+    demonstrations: data.Dataset
+    context: Context
+    network: Network
+    learner: Learner
+
+    def run(self) -> dict[str, Any]:
+        """Trains; the result holds the held-out loss."""
+        base, trainable = self.start()
+        evaluate = self.evaluation(base)
+        state = self.context.train(
+            self.name,
+            self.learner,
+            frozen=base,
+            batches=self.stream(self.demonstrations),
+            steps=self.steps,
+            init_from=lambda: {"policy": trainable},
+            evaluate=evaluate,
+            eval_every=self.eval_every,
+        )
+        if evaluate is None:
+            return {}
+        return {"heldout": dict(evaluate(state, self.steps).metrics)}
+
+    def start(self) -> tuple[Params, Params]:
+        """Frozen and trainable variables before the first step."""
+        variables = self.context.policy(self.source, f"config.{self.name}.init")
+        full = networks.initialize_from(
+            self.network, variables, key=self.context.init_key(self.name)
+        )
+        return models.trainable(full, self.context.model.lora)
+
+    def load(self) -> Params:
+        """The tuned policy as plain variables."""
+        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        base = {} if self.context.model.lora is None else self.start()[0]
+        merged = forward.merged(base, tuned)
+        return networks.merge_lora(merged, self.network.config)
+
+    def stream(self, dataset: data.Dataset, **settings: Any) -> Any:
+        """Batches of whole sequences."""
         return data.sequence_stream(
             dataset,
-            task.encoder,
-            batch_size=batch_size,
-            seed=context.seeds.data,
-            lengths=(length,),
-            packed=packed,
+            self.context.task.encoder,
+            batch_size=self.batch_size,
+            seed=self.context.seeds.data,
+            lengths=(self.context.task.length,),
+            packed=self.packed,
             **settings,
         )
 
-    def base() -> Params:
-        return context.policy(source, f"{section.path}.init") if model.lora else {}
-
-    def start() -> dict[str, Params]:
-        variables = context.policy(source, f"{section.path}.init")
-        key = rng_of(context, name)
-        full = networks.initialize_from(network, variables, key=key)
-        return {"policy": models.trainable(full, model.lora)[1]}
-
-    def evaluation(frozen: Params) -> loop.Evaluate | None:
-        if task.heldout_demonstrations is None:
+    def evaluation(self, frozen: Params) -> loop.Evaluate | None:
+        """Held-out loss, where there are held-out demonstrations."""
+        heldout = self.context.task.heldout_demonstrations
+        if heldout is None:
             return None
-        batches = list(
-            stream(task.heldout_demonstrations, shuffle=False, remainder="pad").epoch()
-        )
-        return heldout_loss(network, frozen, batches)
+        batches = self.stream(heldout, shuffle=False, remainder="pad")
+        return heldout_loss(self.network, frozen, list(batches.epoch()))
 
-    def run() -> dict[str, Any]:
-        frozen = base()
-        evaluate = evaluation(frozen)
-        state = context.train(
-            name,
-            learner,
-            frozen=frozen,
-            batches=stream(demonstrations),
-            steps=steps,
-            init_from=start,
-            evaluate=evaluate,
-            eval_every=eval_every,
-        )
-        return {"heldout": dict(evaluate(state, steps).metrics)} if evaluate else {}
-
-    def load() -> Params:
-        tuned = checkpoint.load_params(context.folder(name), "policy")
-        return networks.merge_lora(forward.merged(base(), tuned), network.config)
-
-    context.policies[name] = load
-
-    def describe() -> dict[str, Any]:
-        batches = stream(demonstrations)
+    def describe(self) -> dict[str, Any]:
+        """Shapes and arithmetic for `check`."""
+        per_epoch = self.stream(self.demonstrations).steps_per_epoch
         return {
-            "state": jax.eval_shape(learner.init, rng_of(context, name)),
-            "batch": f"{batch_size} sequences of {length} tokens"
-            f" in {microbatches} microbatches",
-            "steps": steps,
-            "optimizer steps": steps,
-            "epochs": round(steps / batches.steps_per_epoch, 2),
+            "state": jax.eval_shape(
+                self.learner.init, self.context.init_key(self.name)
+            ),
+            "batch": f"{self.batch_size} x {self.context.task.length} tokens",
+            "optimizer steps": self.steps,
+            "epochs": round(self.steps / per_epoch, 2),
         }
 
-    return Stage(name, run, describe)
 
-
-def rng_of(context: Context, stage: str) -> Array:
-    """Key of a stage's initial weights."""
-    return rng.named(rng.root(context.seeds.init), "init", stage)
-
-
-def heldout_loss(network: Any, frozen: Params, batches: list[Any]) -> loop.Evaluate:
+def heldout_loss(
+    network: Network, frozen: Params, batches: list[SequenceBatch]
+) -> loop.Evaluate:
     """Mean negative log-likelihood and perplexity of held-out response tokens."""
 
     @jax.jit
-    def measure(variables: Params, batch: Any) -> metrics.Mean:
+    def measure(variables: Params, batch: SequenceBatch) -> metrics.Mean:
         outputs = forward.language_outputs(network, variables, batch)
         target = losses.targets(batch)
         return metrics.mean(-outputs.logprobs, target.mask, target.weight)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlhf_jax import rng, rollout
+from rlhf_jax.build import ppo_evaluation
 from rlhf_jax.build.context import Context, Stage
-from rlhf_jax.build.ppo import scorers_of
 from rlhf_jax.build.section import Section
+from rlhf_jax.studies import summary
+from rlhf_jax.types import Scorer
 
 COLUMNS = ("gold", "proxy", "kl", "length", "k1", "k2", "k3", "entropy", "truncated")
 
@@ -21,60 +23,99 @@ def table(name: str, section: Section, context: Context) -> Stage:
     setting that is not the training's. KL is the exact per-token KL to the base summed
     along sampled prefixes; for best-of-n it is Beirami's estimate.
     """
-    base, policy = section.str("base"), section.str("policy")
-    proxy, n = section.str("reward_model"), section.int("best_of", 1)
-    count, samples = section.int("prompts", 2), section.int("samples", 1)
-    temperature, chunk = section.float("temperature", 0.0), section.int("batch_size", 1)
-    task = context.task
+    stage = _Table(
+        name=name,
+        base=section.str("base"),
+        policy=section.str("policy"),
+        reward_model=section.str("reward_model"),
+        best_of=section.int("best_of", 1),
+        prompts=section.int("prompts", 2),
+        samples=section.int("samples", 1),
+        temperature=section.float("temperature", 0.0),
+        batch_size=section.int("batch_size", 1),
+        context=context,
+    )
+    return Stage(name, stage.run, stage.describe)
+
+
+class _Table(NamedTuple):
+    """What the section says."""
+
+    name: str
+    base: str
+    policy: str
+    reward_model: str
+    best_of: int
+    prompts: int
+    samples: int
+    temperature: float
+    batch_size: int
+    context: Context
+
+    def run(self) -> dict[str, Any]:
+        """Evaluates all rows."""
+        context, path = self.context, f"config.{self.name}"
+        scorer = context.user_scorer or context.scorer(
+            self.reward_model, f"{path}.reward_model"
+        )
+        scorers = ppo_evaluation.scorers(context, scorer)
+        reference = context.policy(self.base, f"{path}.base")
+        drawn = self.measured(self.best_of, scorers, reference, reference)
+        tuned = context.policy(self.policy, f"{path}.policy")
+        aligned = self.measured(self.samples, scorers, tuned, reference)
+        best = rollout.evaluate.best_of(drawn, self.best_of, "proxy")
+        rows = {self.base: drawn, f"best_of_{self.best_of}": best, self.policy: aligned}
+        table = {row: _columns(found.table, scorers) for row, found in rows.items()}
+        result = {
+            "table": table,
+            "gold_definition": self.gold_definition(),
+            "evaluation": {
+                "prompts": self.prompts,
+                "temperature": self.temperature,
+                "kl_bound_best_of_n": rollout.best_of_n.kl_bound(self.best_of),
+            },
+        }
+        if "gold" in drawn.columns:
+            result |= _judged(drawn, aligned, self.base, self.policy, table)
+        else:
+            result["verdict"] = summary.verdict(
+                table, policy=self.policy, baseline=self.base
+            )
+        return result
 
     def measured(
-        samples_per_prompt: int, scorers: Any, variables: Any, ref: Any
-    ) -> Any:
+        self, samples: int, scorers: dict[str, Scorer], variables: Any, reference: Any
+    ) -> rollout.Evaluation:
+        """One policy on the held-out prompts."""
+        task = self.context.task
         evaluate = rollout.evaluator(
-            context.model.language(),
+            self.context.model.language(),
             scorers,
-            temperature=temperature,
+            temperature=self.temperature,
             max_length=task.response_length,
             stop_tokens=(task.tokenizer.end_token,),
             pad_token=task.tokenizer.pad_token,
-            samples_per_prompt=samples_per_prompt,
-            chunk_size=chunk,
+            samples_per_prompt=samples,
+            chunk_size=self.batch_size,
             decode=task.tokenizer.decode,
         )
-        key = rng.named(rng.root(context.seeds.sampling), name, samples_per_prompt)
-        return evaluate(variables, ref, context.prompts(task.heldout, count), key)
+        key = rng.named(rng.root(self.context.seeds.sampling), self.name, samples)
+        prompts = self.context.prompts(task.heldout, self.prompts)
+        return evaluate(variables, reference, prompts, key)
 
-    def run() -> dict[str, Any]:
-        scorer = context.user_scorer or context.scorer(
-            proxy, f"{section.path}.reward_model"
+    def gold_definition(self) -> str:
+        """What stands in the column gold, in words."""
+        if self.context.gold_source == "task":
+            return self.context.task.gold_definition
+        return (
+            f"reward model of stage {self.context.gold_source}, trained on a disjoint"
+            " half of the labels; it stands in for a gold reward that is not known"
         )
-        scorers = scorers_of(context, scorer)
-        reference = context.policy(base, f"{section.path}.base")
-        tuned = context.policy(policy, f"{section.path}.policy")
-        drawn = measured(n, scorers, reference, reference)
-        aligned = measured(samples, scorers, tuned, reference)
-        rows = {
-            base: drawn,
-            f"best_of_{n}": rollout.evaluate.best_of(drawn, n, "proxy"),
-            policy: aligned,
-        }
-        gold = "gold" if "gold" in drawn.columns else "proxy"
-        result = {
-            "table": {
-                row: _columns(found.table, scorers) for row, found in rows.items()
-            },
-            "gold_sd_sft": float(np.std(drawn.columns[gold])),
-            "gold_definition": _definition(context),
-            "evaluation": {
-                "prompts": count,
-                "samples": samples,
-                "temperature": temperature,
-                "kl_bound_best_of_n": rollout.best_of_n.kl_bound(n),
-            },
-        }
-        return result | {"verdict": verdict(result, base, policy)}
 
-    return Stage(name, run, lambda: {"responses": f"{count} prompts x {n + samples}"})
+    def describe(self) -> dict[str, Any]:
+        """Arithmetic for `check`."""
+        drawn = self.best_of + self.samples
+        return {"responses": f"{self.prompts} prompts x {drawn} samples"}
 
 
 def _columns(found: Any, scorers: Any) -> dict[str, Any]:
@@ -82,35 +123,22 @@ def _columns(found: Any, scorers: Any) -> dict[str, Any]:
     return {name: found[name] for name in wanted if name in found}
 
 
-def _definition(context: Context) -> str:
-    if context.gold_source == "task":
-        return context.task.gold_definition
-    return (
-        f"reward model of stage {context.gold_source}, trained on a disjoint half of"
-        " the labels; it stands in for a gold reward that is not known"
+def _judged(
+    drawn: rollout.Evaluation,
+    aligned: rollout.Evaluation,
+    base: str,
+    policy: str,
+    table: dict[str, Any],
+) -> dict[str, Any]:
+    """Spread of gold under the base, paired difference over prompts, verdict."""
+    spread = float(np.std(drawn.columns["gold"]))
+    difference = summary.paired_difference(
+        drawn.columns["gold"],
+        aligned.columns["gold"],
+        [record["id"] for record in drawn.records],
+        [record["id"] for record in aligned.records],
     )
-
-
-def verdict(result: dict[str, Any], base: str, policy: str) -> str:
-    """One honest sentence on what the aligned policy gained, in gold and in proxy."""
-    before, after = result["table"][base], result["table"][policy]
-    if "gold" not in after:
-        return (
-            "No gold reward is known: the proxy moved from"
-            f" {before['proxy']['mean']:.3f} to {after['proxy']['mean']:.3f}, which says"
-            " nothing about quality by itself."
-        )
-    gain = after["gold"]["mean"] - before["gold"]["mean"]
-    error = float(np.hypot(after["gold"]["se"], before["gold"]["se"]))
-    spread = result["gold_sd_sft"]
-    size = (
-        f"{gain:+.3f} ± {error:.3f} (standard error), {gain / spread:+.2f} sd of {base}"
+    verdict = summary.verdict(
+        table, policy=policy, baseline=base, gold_sd=spread, difference=difference
     )
-    proxy = after["proxy"]["mean"] - before["proxy"]["mean"]
-    kl = after["kl"]["mean"]
-    tail = f" at {kl:.2f} nats of KL; the proxy moved {proxy:+.3f}."
-    if gain > 2 * error:
-        return f"{policy} improved gold by {size}{tail}"
-    if gain < -2 * error:
-        return f"{policy} made gold worse by {size}{tail} The proxy was over-optimised."
-    return f"{policy} did not change gold measurably: {size}{tail}"
+    return {"gold_sd_sft": spread, "gold_gain": difference, "verdict": verdict}

@@ -47,6 +47,11 @@ class Task(NamedTuple):
     response_length: int
 
     @property
+    def length(self) -> int:
+        """Tokens of the longest prompt with the longest response, L."""
+        return self.prompt_length + self.response_length
+
+    @property
     def tokenizer(self) -> data.Tokenizer:
         """The tokenizer of every stage."""
         return self.encoder.tokenizer

@@ -16,7 +16,7 @@ from rlhf_jax.algorithms import experience
 from rlhf_jax.studies import schema
 from rlhf_jax.types import Learner, Metrics, TrainState
 
-DUMP = """Arrays of one PPO step, `W/<stage>/step_<n>.npz`; B rollouts, T response tokens.
+DUMP = """Arrays of one PPO step in `W/<stage>/step_<n>.npz`; B rollouts, T tokens.
 
     prompt_tokens, prompt_mask             [B P]
     response_tokens, response_mask         [B T]
@@ -41,7 +41,7 @@ def dump(
     frozen: algorithms.Frozen,
     batch: algorithms.PPOBatch,
 ) -> None:
-    """Writes the arrays that `DUMP` lists, for the step that `state` is about to take."""
+    """Writes the arrays that `DUMP` lists, for the step that `state` will take."""
     found = built.explain(state, frozen, batch)
     rollout, trajectory = found.experience.rollout, found.experience.trajectory
     arrays: dict[str, Any] = {

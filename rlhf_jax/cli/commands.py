@@ -156,6 +156,8 @@ def _report(options: Options) -> int:
     for run in runs:
         if not (run / "config.json").is_file():
             raise UserError(f"{run} is not a run: it has no config.json")
+    if len(runs) > 1:
+        print(report.difference(runs))
     default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
     print(report.write(runs, Path(options.out) if options.out else default))
     return 0

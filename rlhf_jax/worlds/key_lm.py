@@ -45,10 +45,10 @@ class World(NamedTuple):
       length_penalty: cost of each token beyond that.
     """
 
-    contents: int = 32
+    contents: int = 20
     salient: int = 4
-    shortest: int = 18
-    longest: int = 24
+    shortest: int = 12
+    longest: int = 16
     skip: float = 0.3
     stray: float = 0.3
     miss_penalty: float = 0.5
@@ -76,11 +76,14 @@ def prompts(world: World, seed: int, count: int) -> list[np.ndarray]:
 def demonstration(
     world: World, prompt: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """An imperfect writer's response to a prompt: int32[length], stop token last."""
+    """An imperfect writer's response to a prompt: int32[length], stop token last.
+
+    Salient tokens come in any order: which ones are named matters, not when.
+    """
     marked = prompt >= FIRST + world.contents
     plain = prompt[~marked & (prompt >= FIRST)]
     response: list[int] = []
-    for token in prompt[marked] - world.contents:
+    for token in rng.permutation(prompt[marked]) - world.contents:
         if rng.random() >= world.skip:
             response.append(int(token))
         if rng.random() < world.stray:

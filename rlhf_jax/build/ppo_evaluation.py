@@ -1,0 +1,123 @@
+"""Held-out evaluation of a PPO stage: gold, proxy and KL, samples over time."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import algorithms, rng, rollout
+from rlhf_jax.algorithms import forward
+from rlhf_jax.build import tracing
+from rlhf_jax.build.context import Context
+from rlhf_jax.build.ppo_settings import Batches, Settings
+from rlhf_jax.studies import schema
+from rlhf_jax.training import loop
+from rlhf_jax.types import Scorer, TrainState
+
+
+def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
+    """Columns of every evaluation: gold where known, proxy, and `eval_scorers`."""
+    gold = context.gold()
+    found = {"gold": gold} if gold is not None else {}
+    found["proxy"] = proxy
+    for name in context.eval_scorers:
+        found[name] = context.scorer(name, "config.eval_scorers")
+    return found
+
+
+class Evaluator(NamedTuple):
+    """`loop.Evaluate` on the same held-out prompts and noise each time.
+
+    The last evaluation also shows its samples token by token, from a step that is
+    computed on the held-out prompts and thrown away.
+    """
+
+    stage: str
+    built: algorithms.PPO
+    frozen: algorithms.Frozen
+    context: Context
+    numbers: Settings
+    batches: Batches
+    measure: Any
+    prompts: Any
+
+    def __call__(self, state: TrainState, step: int) -> loop.Evaluation:
+        """Metrics under their plain names and `<name>_se`, and sample rows."""
+        variables = forward.merged(self.frozen.policy_base, state.params["policy"])
+        key = rng.named(rng.root(self.context.seeds.sampling), "held-out")
+        found = self.measure(variables, self.frozen.reference, self.prompts, key)
+        held_out = {column: entry["mean"] for column, entry in found.table.items()}
+        held_out |= {f"{column}_se": e["se"] for column, e in found.table.items()}
+        rows = [
+            self._row(step, record)
+            for record in found.records[: self.numbers.shown_samples]
+        ]
+        if step == self.numbers.steps and self.numbers.shown_samples:
+            rows += self._traced(step, state)
+        return loop.Evaluation(held_out, rows)
+
+    def _row(self, step: int, record: dict[str, Any]) -> Any:
+        return schema.sample_row(
+            self.stage,
+            step,
+            record["id"],
+            record["prompt"],
+            record["response"],
+            scores=record["scores"],
+            length=int(record["length"]),
+            kl=record["kl"],
+        )
+
+    def _traced(self, step: int, state: TrainState) -> list[Any]:
+        """Token-by-token rows of a few held-out prompts."""
+        task, numbers = self.context.task, self.numbers
+        count = min(numbers.batch_size, len(task.heldout.records))
+        rows = jnp.arange(numbers.batch_size) % count
+        prompts = self.context.prompts(task.heldout, count)
+        prompts = jax.tree.map(lambda x: x[rows], prompts)
+        mixed = self.batches.batch(0).pretraining
+        batch = algorithms.PPOBatch(prompts, mixed)
+        found = self.built.explain(state, self.frozen, batch)
+        sampled = found.experience.rollout
+        texts = rollout.decode_rollout(sampled, task.tokenizer.decode)
+        scores = jax.device_get(found.experience.trajectory.scores)
+        shown = range(min(numbers.shown_samples, count))
+        return [
+            schema.sample_row(
+                self.stage,
+                step,
+                texts.ids[row],
+                texts.prompts[row],
+                texts.responses[row],
+                scores={"proxy": scores[row]},
+                length=int(sampled.mask[row].sum()),
+                tokens=tracing.token_rows(found, row, task.tokenizer.decode),
+            )
+            for row in (i * numbers.samples_per_prompt for i in shown)
+        ]
+
+
+def evaluator(
+    stage: str,
+    built: algorithms.PPO,
+    frozen: algorithms.Frozen,
+    context: Context,
+    numbers: Settings,
+    batches: Batches,
+) -> Evaluator:
+    """The evaluation of a PPO stage; its settings are never the training's."""
+    task = context.task
+    measure = rollout.evaluator(
+        built.parts.policy,
+        scorers(context, built.parts.scorer),
+        temperature=numbers.eval_temperature,
+        max_length=task.response_length,
+        stop_tokens=(task.tokenizer.end_token,),
+        pad_token=task.tokenizer.pad_token,
+        chunk_size=numbers.eval_prompts,
+        decode=task.tokenizer.decode,
+    )
+    prompts = context.prompts(task.heldout, numbers.eval_prompts)
+    return Evaluator(stage, built, frozen, context, numbers, batches, measure, prompts)
