@@ -81,8 +81,8 @@ def model(section: Section, vocab_size: int | None, length: int) -> Model:
         "scan_layers": section.bool("scan_layers"),
         "remat": section.choice("remat", networks.REMAT),
     }
+    family = section.choice("family", networks.presets.PRESETS)
     given = {
-        "family": section.str("family"),
         "width": section.int("width", 1),
         "num_layers": section.int("num_layers", 1),
         "num_heads": section.int("num_heads", 1),
@@ -94,7 +94,7 @@ def model(section: Section, vocab_size: int | None, length: int) -> Model:
     if path is None:
         if vocab_size is None:
             raise UserError("config.model.path is needed: this task has no tokenizer")
-        config = networks.TransformerConfig(
+        config = networks.presets.PRESETS[family](
             vocab_size=vocab_size, max_length=length, **given
         )
         return Model(config, lora, options, None)

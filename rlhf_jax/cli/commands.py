@@ -96,7 +96,9 @@ def _generate_arguments(parser: Parser) -> None:
     parser.add_argument("--prompt", action="append", help="a prompt; may be repeated")
     parser.add_argument("--prompts", metavar="FILE.jsonl", help="prompts, one a line")
     parser.add_argument("--samples", type=int, default=1, help="responses per prompt")
-    parser.add_argument("--max-length", type=int, default=64, help="response tokens")
+    parser.add_argument(
+        "--max-length", type=int, help="response tokens; as the run trained, or 64"
+    )
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
     parser.add_argument("--top-k", type=int, help="keep the k most likely tokens")
     parser.add_argument("--top-p", type=float, help="keep this much probability")
@@ -137,10 +139,10 @@ def _export_arguments(parser: Parser) -> None:
 
 
 def _export(options: Options) -> int:
-    from rlhf_jax.build import runtime, serving
+    from rlhf_jax.build import exporting, runtime
 
     runtime.prepare()
-    print(serving.export(Path(options.stage), Path(options.out)))
+    print(exporting.export(Path(options.stage), Path(options.out)))
     return 0
 
 
