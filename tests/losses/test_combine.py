@@ -246,6 +246,23 @@ def test_values_of_the_wrong_shape_name_the_term(experience):
         loss.apply(outputs, batch, prepare_of(loss)(batch), 0)
 
 
+@pytest.mark.identity("B29")
+def test_terms_compute_in_float32(experience):
+    """A loss of bfloat16 outputs is that of the same numbers in float32."""
+    outputs, batch = experience(10, [6, 4], 6)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    loss = losses.combine(z=losses.Term(losses.z_loss()), reduction=losses.token_mean)
+    prepared = loss.prepare(batch)
+    value, _ = loss.apply(half, batch, prepared, 0)
+    assert value == loss.apply(wide, batch, prepared, 0)[0]
+    # The bug: squares rounded to bfloat16 before they are summed.
+    rounded = jax.tree.map(jnp.asarray, half)._replace(
+        logsumexp=jnp.sqrt(jnp.square(half.logsumexp).astype(jnp.float32))
+    )
+    assert abs(loss.apply(rounded, batch, prepared, 0)[0] - value) > 1e-5
+
+
 def test_sum_over_needs_a_positive_constant():
     with pytest.raises(ValueError, match="positive"):
         losses.sum_over(0.0)
