@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlhf_jax.networks.config import TransformerConfig
-from rlhf_jax.networks.layers import Dtype, constrain, kernel_std
+from rlhf_jax.networks.initial import start
+from rlhf_jax.networks.layers import (
+    Dtype,
+    constrain,
+    kernel_std,
+    lora_variable,
+)
 
 
 class Embedding(nn.Module):
@@ -69,7 +75,7 @@ def table(module: Any, name: str, axis: str, rows: int) -> Array:
     """A parameter [rows, D] of `module`, initialized like an embedding."""
     config: TransformerConfig = module.config
     std = kernel_std(config, config.width, into_stream=False)
-    init = nn.with_logical_partitioning(nn.initializers.normal(std), (axis, "embed"))
+    init = start((axis, "embed"), std=std)
     return module.param(name, init, (rows, config.width), module.param_dtype)
 
 
@@ -96,12 +102,7 @@ class ScalarHead(nn.Module):
         if self.config.lora is not None and (
             self.is_initializing() or self.has_variable("lora", "kernel")
         ):
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("embed",))
-            correction: Any = self.variable(
-                "lora",
-                "kernel",
-                lambda: zeros(self.make_rng("params"), size, self.param_dtype),
-            ).value
+            correction = lora_variable(self, "kernel", start(("embed",)), size)
             kernel = kernel + correction.astype(jnp.float32)
         flat = hidden.reshape(-1, self.config.width).astype(jnp.float32)
         return (flat @ kernel).reshape(hidden.shape[:-1])

@@ -9,6 +9,7 @@ annotations do nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,7 @@ from flax.linen import spmd as partitioning
 from jaxtyping import Array, Float
 
 from rlhf_jax.networks.config import LoRA, Number, TransformerConfig
+from rlhf_jax.networks.initial import start
 
 KeyValue = tuple[Any, Any]
 Dtype = Any
@@ -59,7 +61,7 @@ class Projection(nn.Module):
         flat = x.reshape(-1, inputs).astype(self.dtype)
         kernel: Any = self.param(
             "kernel",
-            nn.with_logical_partitioning(nn.initializers.normal(self.std), self.axes),
+            start(self.axes, std=self.std),
             (inputs, self.features),
             self.param_dtype,
         )
@@ -68,10 +70,7 @@ class Projection(nn.Module):
             y = y + self._adapter(flat, self.lora)
         if self.use_bias:
             bias: Any = self.param(
-                "bias",
-                nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]),
-                (self.features,),
-                self.param_dtype,
+                "bias", start(self.axes[1:]), (self.features,), self.param_dtype
             )
             y = y + bias[None].astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
@@ -80,30 +79,22 @@ class Projection(nn.Module):
         return self.is_initializing() or self.has_variable("lora", "a")
 
     def _adapter(self, flat: Array, lora: LoRA) -> Array:
-        inputs = flat.shape[-1]
-        std = 1 / math.sqrt(inputs)
-        a = self._lora_variable(
-            "a",
-            nn.initializers.normal(std),
-            (self.axes[0], "lora_rank"),
-            (inputs, lora.rank),
-        )
-        b = self._lora_variable(
-            "b",
-            nn.initializers.zeros,
-            ("lora_rank", self.axes[1]),
-            (lora.rank, self.features),
-        )
-        return (flat @ a) @ b * jnp.asarray(lora.scale, self.dtype)
+        inputs, (rows, columns) = flat.shape[-1], self.axes
+        noise = start((rows, "lora_rank"), std=1 / math.sqrt(inputs))
+        zero = start(("lora_rank", columns))
+        a = lora_variable(self, "a", noise, (inputs, lora.rank))
+        b = lora_variable(self, "b", zero, (lora.rank, self.features))
+        low = flat @ a.astype(self.dtype)
+        return low @ b.astype(self.dtype) * jnp.asarray(lora.scale, self.dtype)
 
-    def _lora_variable(self, name: str, init, axes, shape) -> Array:
-        boxed = nn.with_logical_partitioning(init, axes)
-        value: Any = self.variable(
-            "lora",
-            name,
-            lambda: boxed(self.make_rng("params"), shape, self.param_dtype),
-        ).value
-        return value.astype(self.dtype)
+
+def lora_variable(
+    module: Any, name: str, init: Callable[..., Any], shape: tuple[int, ...]
+) -> Array:
+    """A variable of the collection `lora`; `init` makes it as it makes parameters."""
+    return module.variable(
+        "lora", name, lambda: init(None, shape, module.param_dtype)
+    ).value
 
 
 class Norm(nn.Module):
@@ -132,16 +123,15 @@ class Norm(nn.Module):
         variance = jnp.square(wide).mean(axis=-1, keepdims=True)
         normal = wide * jax.lax.rsqrt(variance + self.config.norm_eps)
         offset = self.config.norm_offset
-        start = nn.initializers.zeros if offset else nn.initializers.ones
-        y = normal * (self._vector("scale", start, x) + float(offset))
+        y = normal * (self._vector("scale", 1.0 - offset, x) + float(offset))
         if self.kind == "layer":
-            y = y + self._vector("bias", nn.initializers.zeros, x)
+            y = y + self._vector("bias", 0.0, x)
         return y.astype(self.dtype)
 
-    def _vector(self, name: str, init: Any, x: Array) -> Array:
+    def _vector(self, name: str, constant: float, x: Array) -> Array:
         """A parameter of the last axis of `x`, in float32 and of the rank of `x`."""
-        boxed = nn.with_logical_partitioning(init, (self.axis,))
-        value: Any = self.param(name, boxed, x.shape[-1:], self.param_dtype)
+        init = start((self.axis,), constant=constant)
+        value: Any = self.param(name, init, x.shape[-1:], self.param_dtype)
         return value.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + x.shape[-1:])
 
 

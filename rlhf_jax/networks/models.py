@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
-from rlhf_jax.networks import transformer
+from rlhf_jax.networks import initial, transformer
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.types import Network
 
@@ -134,11 +134,7 @@ def logical_axes(network: Network) -> Any:
     """
     init: Any = network.init
     boxed = jax.eval_shape(functools.partial(init, boxed=True), rng.root(0))
-    return jax.tree.map(lambda box: box.names, boxed, is_leaf=_is_box)
-
-
-def _is_box(x: Any) -> bool:
-    return isinstance(x, nn.meta.AxisMetadata)
+    return jax.tree.map(lambda box: box.names, boxed, is_leaf=initial.is_box)
 
 
 def _initializer(init: Initializer | float) -> Initializer:

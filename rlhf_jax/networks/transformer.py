@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
+from rlhf_jax.networks import initial
 from rlhf_jax.networks.attention import Block, LayerCache, LayerInputs
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.networks.context import Context, angles, layer_context
@@ -112,28 +113,38 @@ def init(parts: Parts, key: Array) -> Variables:
     stream = jnp.zeros((1, 1, config.width), parts.dtype)
     inputs = LayerInputs(jnp.ones((1, 1, 1), bool), angles(config, row, local=False))
 
-    def named(module: nn.Module, name: str, *args: Any) -> Variables:
-        return module.init(rng.named(key, name), *args)
+    def made(module: nn.Module, name: str, *args: Any) -> Variables:
+        place = rng.named(key, name)
+        return _add_noise(module.init(place, *args), place)
 
+    block = parts.block.init(key, stream, inputs)
     keys = jax.random.split(rng.named(key, "layers"), config.num_layers)
-    layers = jax.vmap(lambda k: parts.block.init(k, stream, inputs))(keys)
-    made = {
-        "embedding": named(parts.embedding, "embedding", row, row),
+    layers = jax.lax.map(lambda place: _add_noise(block, place), keys)
+    found = {
+        "embedding": made(parts.embedding, "embedding", row, row),
         "layers": nn.meta.add_axis(layers, 0, {nn.PARTITION_NAME: "layers"}),
-        "final_norm": named(parts.final_norm, "final_norm", stream),
+        "final_norm": made(parts.final_norm, "final_norm", stream),
     }
     if parts.unembedding is not None:
-        made["unembedding"] = named(parts.unembedding, "unembedding")
+        found["unembedding"] = made(parts.unembedding, "unembedding")
     if parts.head is not None:
-        made["head"] = named(parts.head, "head", stream)
+        found["head"] = made(parts.head, "head", stream)
     collections = ["params"] + (["lora"] if config.lora is not None else [])
     return {
         collection: {
             name: variables[collection]
-            for name, variables in made.items()
+            for name, variables in found.items()
             if collection in variables
         }
         for collection in collections
+    }
+
+
+def _add_noise(variables: Variables, key: Array) -> Variables:
+    """By collection, so that a base does not depend on whether it has adapters."""
+    return {
+        name: initial.add_noise(tree, rng.named(key, name))
+        for name, tree in variables.items()
     }
 
 
