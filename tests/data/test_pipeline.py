@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -178,6 +180,32 @@ def test_resuming_with_other_data_is_refused(other):
     with pytest.raises(UserError, match="other data or data settings"):
         other.resume(make("sequences").position(3))
     assert make("sequences").resume(make("sequences").position(3)) == 3
+
+
+@pytest.mark.identity("I13")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "other"},
+        {"weight": 0.5},
+        {"margin": 1.0},
+        {"ranks": (2, 1)},
+        {"prompt": (4,)},
+        {"responses": ((5, 1), (7, 1))},
+        {"prompt": (3, 5), "responses": ((1,), (6, 1))},
+    ],
+)
+def test_any_change_of_a_record_changes_the_fingerprint(change):
+    """Id, weight, margin, order, and where the prompt ends all count as content."""
+
+    def fingerprint(record: data.Ranking) -> str:
+        return data.ranking_stream(
+            data.in_memory([record]), ENCODER, batch_size=1, seed=0, lengths=(4,)
+        ).fingerprint
+
+    record = data.pair((3,), (5, 1), (6, 1), id="r")
+    assert fingerprint(dataclasses.replace(record, **change)) != fingerprint(record)
+    assert fingerprint(dataclasses.replace(record)) == fingerprint(record)
 
 
 @pytest.mark.identity("B30")
