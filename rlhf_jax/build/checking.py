@@ -1,0 +1,191 @@
+"""`rlhf-jax check`: what an experiment is going to do, from abstract shapes alone.
+
+Nothing is trained, written or allocated, so a recipe for a pod is checked on a laptop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from rlhf_jax import rng
+from rlhf_jax.build import experiment, loading, models
+from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.training.stopping import Stop
+from rlhf_jax.types import Network
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def describe(config: Any) -> str:
+    """Resolved config, arithmetic of every stage, parameters and memory, as text.
+
+    Raises:
+      UserError: whatever `train` would refuse before its first step.
+    """
+    context, stages = experiment.build(config, Path("unused"), Stop())
+    plain = config.to_dict()
+    described = {stage.name: stage.describe() for stage in stages}
+    blocks = [
+        ["config", *_rows((k, repr(v)) for k, v in loading.flat(config).items())],
+        *(_stage(stage, plain[stage.name], described) for stage in stages),
+        _parameters(context, described),
+        _memory(context, plain, described),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _stage(
+    stage: Stage, settings: Mapping[str, Any], described: Mapping[str, Any]
+) -> list[str]:
+    shown = {k: v for k, v in described[stage.name].items() if k != "state"}
+    rows = [(k, f"{v:,}" if isinstance(v, int) else str(v)) for k, v in shown.items()]
+    return [f"stage {stage.name} (kind {settings['kind']})", *_rows(rows)]
+
+
+def _parameters(context: Context, described: Mapping[str, Any]) -> list[str]:
+    """The shared architecture once, then what each trained group has beside it."""
+    table = models.parameter_table(_shapes(context.model.language()))
+    shared = {path for path, _, _ in table}
+    lines = ["parameters", *_table(table)]
+    lines.append(f"  language model: {_count(table):,} parameters, {_size(table)}")
+    for stage, facts in described.items():
+        if "state" not in facts:
+            continue
+        for group, variables in facts["state"].params.items():
+            own = models.parameter_table(variables)
+            lines.append(
+                f"  {stage}/{group}: {_count(own):,} trained parameters, {_size(own)}"
+            )
+            lines += _table([row for row in own if row[0] not in shared], indent=4)
+    return lines
+
+
+class _Memory(NamedTuple):
+    """Bytes of one stage."""
+
+    trained: int
+    gradients: int
+    optimizer: int
+    frozen: int
+    cache: int
+
+
+def _memory(
+    context: Context, plain: Mapping[str, Any], described: Mapping[str, Any]
+) -> list[str]:
+    columns = ("trained", "gradients", "optimizer", "frozen", "KV cache", "sum")
+    rows: list[Sequence[str]] = [("stage", *columns)]
+    for stage, facts in described.items():
+        found = _stage_memory(context, plain, stage, facts.get("state"))
+        rows.append((stage, *map(units, (*found, sum(found)))))
+    return [
+        "memory over all devices, without activations",
+        *_aligned(rows),
+    ]
+
+
+def _stage_memory(
+    context: Context, plain: Mapping[str, Any], stage: str, state: Any
+) -> _Memory:
+    settings = plain[stage]
+    trained = _bytes(state.params) if state else 0
+    language = _bytes(_shapes(context.model.language()))
+    frozen = FROZEN[settings["kind"]](context, plain, settings, language)
+    if state and context.model.lora is not None:
+        frozen += language
+    rows, width = _sampled(settings), context.task.prompt_length
+    columns = width + context.task.response_length - 1
+    network = context.model.language()
+    cache = jax.eval_shape(lambda: network.init_cache(rows, columns)) if rows else ()
+    optimizer = _bytes(state.opt_state) if state else 0
+    return _Memory(trained, trained, optimizer, frozen, _bytes(cache))
+
+
+def _sampled(settings: Mapping[str, Any]) -> int:
+    """Rows that are sampled at once."""
+    size = settings.get("batch_size", 0)
+    if settings["kind"] == "ppo":
+        return size * settings["samples_per_prompt"]
+    if settings["kind"] == "label":
+        return size * settings["responses"]
+    if settings["kind"] == "table":
+        return size * max(settings["best_of"], settings["samples"])
+    return 0
+
+
+def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> int:
+    """The reference, and the reward model where one is asked."""
+    if plain["scorer"] is not None or settings["reward_model"] == "gold":
+        return language
+    return language + _bytes(_shapes(context.model.scalar()))
+
+
+FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
+    "sft": lambda context, plain, settings, language: 0,
+    "rm": lambda context, plain, settings, language: 0,
+    "label": lambda context, plain, settings, language: language,
+    "ppo": _beside_ppo,
+    "table": lambda context, plain, settings, language: (
+        language + _beside_ppo(context, plain, settings, language)
+    ),
+}
+"""Bytes of the weights that a stage holds and does not train, adapters' base aside."""
+
+
+def _shapes(network: Network) -> Any:
+    return jax.eval_shape(network.init, rng.root(0))
+
+
+def _bytes(tree: Any) -> int:
+    """Bytes of all arrays of an abstract tree; a typed key counts as its data."""
+    leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in leaves)
+
+
+def _count(table: Iterable[Any]) -> int:
+    return sum(math.prod(shape) for _, shape, _ in table)
+
+
+def _size(table: Iterable[Any]) -> str:
+    width = jax.numpy.dtype
+    return units(sum(math.prod(s) * width(kind).itemsize for _, s, kind in table))
+
+
+def units(size: int | float) -> str:
+    """Bytes as a person reads them: 1536 -> '1.5 KiB'."""
+    for unit in UNITS[:-1]:
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} {UNITS[-1]}"
+
+
+def _table(table: Sequence[Any], indent: int = 2) -> list[str]:
+    rows = [
+        (path, " x ".join(map(str, shape)) or "scalar", kind)
+        for path, shape, kind in table
+    ]
+    return _aligned(rows, indent)
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> list[str]:
+    return _aligned(list(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]], indent: int = 2) -> list[str]:
+    """Columns of equal width, the last one ragged."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        " " * indent
+        + "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
