@@ -20,6 +20,19 @@ GEMMAS = ("gemma2", "gemma3_text")
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
+_TYPES = {
+    field.name: {
+        "int": (int,),
+        "int | None": (int, type(None)),
+        "bool": (bool,),
+        "Number": (int, float),
+        "Number | None": (int, float, type(None)),
+    }.get(str(field.type), ())
+    for field in dataclasses.fields(TransformerConfig)
+}
+"""Types of JSON values that a field may have."""
+
+
 class _Reader:
     """Fields of one config.json, remembering which were read."""
 
@@ -35,7 +48,12 @@ class _Reader:
         """The field, which has to be there or have an assumed value."""
         if name not in self.raw and name not in self.family.absent:
             raise UserError(f"config.json has no field {name!r}")
-        return self.get(name)
+        value = self.get(name)
+        kinds = _TYPES[self.family.fields[name]]
+        if type(value) not in kinds:
+            allowed = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"config.json: {name}={value!r} is not of type {allowed}")
+        return value
 
     def check_rest(self, ignore: tuple[str, ...]) -> None:
         """Refuse fixed fields of another value, and fields that nobody knows."""
