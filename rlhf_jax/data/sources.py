@@ -53,14 +53,14 @@ def split(
       by: records with the same key stay together (a module, a prompt).
 
     Returns:
-      (the rest, the chosen part).
+      (the rest, which keeps the messages about skipped lines, the chosen part).
     """
     sides: tuple[list[int], list[int]] = ([], [])
     for row, record in enumerate(dataset.records):
         sides[hash_fraction(f"{purpose}/{by(record)}") < fraction].append(row)
     rest, chosen = sides
     return (
-        dataset.subset(rest, dataset.name),
+        dataset.subset(rest, dataset.name)._replace(skipped=dataset.skipped),
         dataset.subset(chosen, f"{dataset.name}/{purpose}"),
     )
 
