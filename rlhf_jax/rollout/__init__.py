@@ -4,13 +4,13 @@ from rlhf_jax.rollout import best_of_n as best_of_n
 from rlhf_jax.rollout import evaluate as evaluate
 from rlhf_jax.rollout.evaluate import Evaluation as Evaluation
 from rlhf_jax.rollout.evaluate import evaluator as evaluator
+from rlhf_jax.rollout.generation import Machine as Machine
+from rlhf_jax.rollout.generation import SamplingState as SamplingState
+from rlhf_jax.rollout.generation import machine as machine
+from rlhf_jax.rollout.generation import prompt_inputs as prompt_inputs
 from rlhf_jax.rollout.logits import check_trainable as check_trainable
 from rlhf_jax.rollout.logits import requires_support as requires_support
-from rlhf_jax.rollout.sampler import Machine as Machine
 from rlhf_jax.rollout.sampler import Sampler as Sampler
-from rlhf_jax.rollout.sampler import SamplingState as SamplingState
-from rlhf_jax.rollout.sampler import machine as machine
-from rlhf_jax.rollout.sampler import prompt_inputs as prompt_inputs
 from rlhf_jax.rollout.sampler import sampler as sampler
 from rlhf_jax.rollout.scorers import ensemble as ensemble
 from rlhf_jax.rollout.scorers import last_token_scores as last_token_scores

@@ -22,11 +22,10 @@ def gold(prompt, prompt_mask, tokens, mask):
     return jnp.sum((tokens == 3) & mask, axis=1).astype(jnp.float32)
 
 
-def build(fake, **changes):
-    scorers = {
-        "gold": rollout.world_scorer(gold),
-        "proxy": rollout.reward_model_scorer(fake.network, fake.params),
-    }
+def build(fake, scorers=None, **changes):
+    if scorers is None:
+        proxy = rollout.reward_model_scorer(fake.network, fake.params)
+        scorers = {"gold": rollout.world_scorer(gold), "proxy": proxy}
     settings = dict(
         temperature=0.7, max_length=5, stop_tokens=(STOP,), pad_token=6, chunk_size=4
     )
@@ -84,13 +83,19 @@ def test_measures_are_those_of_the_training_graph(fake, reference):
         fake.network, temperature=0.7, max_length=5, stop_tokens=(STOP,), pad_token=6
     )
     result = sample(fake.params, fake.prompts, rng.named(key, "evaluate", 0))
-    own, ref = (
-        rollout.response_logprobs(fake.network, params, result, temperature=0.7)
-        for params in (fake.params, reference)
-    )
-    exact = rollout.exact_kl(
-        fake.network, fake.params, reference, result, temperature=0.7
-    )
+
+    @jax.jit
+    def measured(params, ref_params):
+        own, ref = (
+            rollout.response_logprobs(fake.network, x, result, temperature=0.7)
+            for x in (params, ref_params)
+        )
+        exact = rollout.exact_kl(
+            fake.network, params, ref_params, result, temperature=0.7
+        )
+        return own, ref, exact
+
+    own, ref, exact = measured(fake.params, reference)
     length = np.asarray(result.mask).sum(1)
     slow = {
         "length": length,
@@ -111,7 +116,7 @@ def test_measures_are_those_of_the_training_graph(fake, reference):
 def test_kl_along_prefixes_agrees_with_k1_in_expectation(fake, reference):
     """The exact per-token KL summed along sampled prefixes estimates the same sequence
     KL as k1, with a smaller standard error."""
-    evaluate = build(fake, samples_per_prompt=256, chunk_size=8)
+    evaluate = build(fake, {}, samples_per_prompt=256, chunk_size=8)
     table = evaluate(fake.params, reference, fake.prompts, rng.root(3))
     exact, k1 = table.columns["kl"], table.columns["k1"]
     gap = exact - k1
@@ -173,7 +178,7 @@ def test_chunks_and_repetitions_compile_once(fake, ten, reference):
 
 
 @pytest.mark.identity("B33")
-def test_an_evaluation_samples_at_its_own_settings(fake, ten, reference):
+def test_an_evaluation_samples_at_its_own_settings(fake, ten):
     """Sampling settings of an evaluation have no default that could be training's, and
     the entropy reported is that at the temperature asked for; the mutation, an
     evaluator that keeps the training temperature, gives other numbers."""
@@ -183,14 +188,14 @@ def test_an_evaluation_samples_at_its_own_settings(fake, ten, reference):
     training, asked = 1.0, 0.25
     entropy = {}
     for temperature in (training, asked):
-        evaluate = build(fake, temperature=temperature, chunk_size=16)
-        table = evaluate(fake.params, reference, ten, rng.root(1)).table
+        evaluate = build(fake, {}, temperature=temperature, chunk_size=16)
+        table = evaluate(fake.params, None, ten, rng.root(1)).table
         entropy[temperature] = table["entropy"]["mean"]
     assert entropy[asked] < 0.7 * entropy[training]
 
 
 def test_greedy_evaluation_is_the_same_for_every_key(fake, ten, reference):
-    evaluate = build(fake, temperature=0.0, decode=None)
+    evaluate = build(fake, {}, temperature=0.0)
     first = evaluate(fake.params, reference, ten, rng.root(1))
     second = evaluate(fake.params, reference, ten, rng.root(2))
     assert first.records == second.records

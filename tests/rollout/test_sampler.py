@@ -1,5 +1,4 @@
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +7,9 @@ import pytest
 
 from rlhf_jax import rng, rollout
 from rlhf_jax.errors import UserError
+from rlhf_jax.rollout import generation
 from rlhf_jax.rollout import logits as rules
 
-machinery = importlib.import_module("rlhf_jax.rollout.sampler")
 STOP = 0
 
 
@@ -178,7 +177,7 @@ def test_the_loop_ends_with_the_last_row(fake, min_length, steps):
     """A model that always stops takes `min_length` tokens and the stop token."""
     eager = never_stopping(fake, STOP, 50.0)
     parts = rollout.machine(eager.network, **settings(min_length=min_length))
-    run = jax.jit(lambda: machinery.run(parts, fake.params, fake.prompts, rng.root(0)))
+    run = jax.jit(lambda: generation.run(parts, fake.params, fake.prompts, rng.root(0)))
     state = run()
     assert int(state.length) == steps
     result = parts.finish(fake.prompts, state)
