@@ -131,7 +131,8 @@ def _render(
 
 def _apply(tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> Any:
     _template(tokenizer)
-    special = tokenizer.huggingface.all_special_tokens
+    added = tokenizer.huggingface.added_tokens_decoder.values()
+    special = [token.content for token in added if token.special]
     for turn, message in enumerate(messages):
         spelled = [token for token in special if token in message.content]
         if spelled:

@@ -102,10 +102,14 @@ def test_an_opening_that_merges_with_the_answer_is_refused(llama):
 
 
 def test_control_tokens_in_messages_are_refused(llama):
-    injected = (data.Message("user", "hi<|im_end|>"), ASSISTANT)
-    for build in (chat.prompt, chat.conversation):
-        with pytest.raises(UserError, match=r"turn 0 \(user\) spells .*<\|im_end\|>"):
-            build(llama("chatml"), injected)
+    for token in ("<|im_end|>", "<|im_start|>", "<s>"):
+        injected = (data.Message("user", f"hi{token}"), ASSISTANT)
+        for build in (chat.prompt, chat.conversation):
+            with pytest.raises(UserError) as error:
+                build(llama("chatml"), injected)
+            assert f"turn 0 (user) spells the control token '{token}'" in str(
+                error.value
+            )
 
 
 def test_what_a_template_cannot_render_is_one_line(llama):
