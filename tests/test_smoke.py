@@ -1,7 +1,11 @@
 """The short part that also runs on the newest Python (and jax) found."""
 
 import importlib
+import json
+import pathlib
 import pkgutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -38,3 +42,19 @@ def test_shape_annotations_are_enforced_in_tests():
 def test_rank_promotion_is_an_error():
     with pytest.raises(ValueError, match="rank_promotion"):
         jnp.zeros((2, 3)) + jnp.zeros(3)
+
+
+@pytest.mark.smoke
+def test_the_whole_chain_runs_tiny(tmp_path):
+    """SFT, labels, reward model, PPO and the table, as the command line runs them."""
+    config = pathlib.Path(__file__).parents[1] / "experiments" / "quickstart.py"
+    result = subprocess.run(
+        [sys.executable, "-m", "rlhf_jax", "train", f"--config={config}:tiny"]
+        + [f"--workdir={tmp_path}"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    table = json.loads((tmp_path / "summary.json").read_text())["table"]
+    assert {"sft", "ppo"} <= set(table)
+    assert (tmp_path / "report.html").stat().st_size > 1000
