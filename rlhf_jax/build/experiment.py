@@ -13,7 +13,17 @@ from absl import logging
 
 from rlhf_jax import __version__, rng, rollout, sharding
 from rlhf_jax.build import context as contexts
-from rlhf_jax.build import defaults, label, models, ppo, rm, sft, table, tasks
+from rlhf_jax.build import (
+    defaults,
+    label,
+    models,
+    ppo,
+    pydoc_summary,
+    rm,
+    sft,
+    table,
+    tasks,
+)
 from rlhf_jax.build import seeds as seeding
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
@@ -22,11 +32,13 @@ from rlhf_jax.training import retention, writers
 from rlhf_jax.training.stopping import Preempted, Stop
 
 KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
+    "pretraining": sft.pretraining,
     "sft": sft.sft,
     "label": label.label,
     "rm": rm.reward_model,
     "ppo": ppo.ppo,
     "table": table.table,
+    "pydoc_summary": pydoc_summary.pydoc_summary,
 }
 PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
@@ -194,7 +206,7 @@ def summarize(context: Context, stages: list[Stage], config: Any) -> None:
         record = json.loads(path.read_text())
         summary["seconds_by_stage"][stage.name] = record["seconds"]
         kind = config[stage.name].kind
-        if kind == "table":
+        if kind in ("table", "pydoc_summary"):
             summary.update(record["result"])
         elif kind == "rm" and "reward_model" not in summary:
             summary["reward_model"] = record["result"]

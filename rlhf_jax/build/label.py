@@ -13,6 +13,7 @@ import numpy as np
 from rlhf_jax import data, rng, rollout
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
+from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import PromptBatch, Rollout, Scorer
 
@@ -24,18 +25,18 @@ def label(name: str, section: Section, context: Context) -> Stage:
 
     K responses per prompt are ranked by `gold + noise * g` with standard Gumbel g, so a
     pair is ordered as Bradley-Terry with scores gold / noise would order it, and the
-    accuracy that any reward model can reach is known.
+    accuracy that any reward model can reach is known. `prompts` and `heldout` are how
+    many prompts are labelled, 0 for all of them.
     """
     source, responses = section.str("policy"), section.int("responses", 2)
     scale, temperature = section.float("noise", 0.0), section.float("temperature", 0.0)
+    task, network = context.task, context.model.language()
+    datasets = {"train": task.prompts, "heldout": task.heldout}
     counts = {
-        "train": section.int("prompts", 1),
-        "heldout": section.int("heldout", 1),
+        "train": section.int("prompts", 0) or len(task.prompts.records),
+        "heldout": section.int("heldout", 0) or len(task.heldout.records),
     }
     chunk = section.int("batch_size", 1)
-    datasets = {"train": context.task.prompts, "heldout": context.task.heldout}
-    network = context.model.language()
-    task = context.task
     sample = rollout.sampler(
         network,
         max_length=task.response_length,
@@ -62,7 +63,7 @@ def label(name: str, section: Section, context: Context) -> Stage:
             for index, part in enumerate(chunks(prompts, chunk)):
                 found = sample(variables, part, rng.named(key, index))
                 rows += ranked(found, gold, scale, noise_of, responses, split, index)
-            rows = rows[: counts[split]]
+            rows = [with_cluster(row, task) for row in rows[: counts[split]]]
             write_lines(context.folder(name) / FILES[split], rows)
             ties = sum(len(set(row["ranks"])) < responses for row in rows)
             result[split] = {"rankings": len(rows), "with_ties": ties}
@@ -117,6 +118,17 @@ def ranked(
     return rows
 
 
+def with_cluster(row: dict[str, Any], task: Task) -> dict[str, Any]:
+    """The row with the cluster that its prompt belongs to, by default the prompt."""
+    first = len(task.prompts.records)
+    index = row["prompt_row"]
+    held = index >= first
+    record = (
+        task.heldout.records[index - first] if held else task.prompts.records[index]
+    )
+    return {**row, "cluster": record.extra.get("cluster", record.id)}
+
+
 def dense_ranks(felt: np.ndarray) -> list[int]:
     """1 for the largest, equal numbers tie: [.5, .9, .5] -> [2, 1, 2]."""
     levels = np.unique(-felt)
@@ -136,8 +148,14 @@ def rankings(context: Context, source: str, split: str) -> data.Dataset:
     if source == "task":
         if context.task.rankings is None:
             raise UserError("config.task has no rankings; name a file of rankings")
-        train, heldout = data.split(context.task.rankings, 0.1)
-        return train if split == "train" else heldout
+        if split == "train":
+            return context.task.rankings
+        if context.task.heldout_rankings is None:
+            raise UserError(
+                "config.task holds out no rankings; name a file in"
+                " config.task.heldout_rankings or raise config.task.heldout_share"
+            )
+        return context.task.heldout_rankings
     path = context.folder(source) / FILES[split]
     return data.jsonl(path, "ranking", name=f"{source}-{split}")
 

@@ -117,7 +117,7 @@ class _RewardModel(NamedTuple):
             self.context.task.encoder,
             batch_size=self.batch_size,
             seed=self.context.seeds.data,
-            lengths=(self.context.task.length,),
+            lengths=self.context.task.lengths,
             **settings,
         )
 

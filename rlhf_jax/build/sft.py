@@ -19,12 +19,33 @@ from rlhf_jax.types import Learner, Network, Params, SequenceBatch, TrainState
 
 def sft(name: str, section: Section, context: Context) -> Stage:
     """Reads a section of kind `sft`; later stages find its policy under its name."""
-    demonstrations = context.task.demonstrations
-    if demonstrations is None:
+    task = context.task
+    if task.demonstrations is None:
         raise UserError(
             f"stage {name} needs demonstrations; name a file in"
             " config.task.demonstrations"
         )
+    return _stage(
+        name, section, context, task.demonstrations, task.heldout_demonstrations
+    )
+
+
+def pretraining(name: str, section: Section, context: Context) -> Stage:
+    """Reads a section of kind `pretraining`: as `sft`, on the task's documents."""
+    if context.task.pretraining is None:
+        raise UserError(
+            f"stage {name} needs documents; name a file in config.task.pretraining"
+        )
+    return _stage(name, section, context, context.task.pretraining, None)
+
+
+def _stage(
+    name: str,
+    section: Section,
+    context: Context,
+    dataset: data.Dataset,
+    heldout: data.Dataset | None,
+) -> Stage:
     steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
     network = context.model.language(adapters=True)
     learner = algorithms.fine_tuning(
@@ -41,7 +62,8 @@ def sft(name: str, section: Section, context: Context) -> Stage:
         eval_every=section.int("eval_every", 0),
         batch_size=parts.batch_size(section, microbatches),
         packed=section.bool("packed"),
-        demonstrations=demonstrations,
+        dataset=dataset,
+        heldout=heldout,
         context=context,
         network=network,
         learner=learner,
@@ -59,7 +81,8 @@ class _FineTuning(NamedTuple):
     eval_every: int
     batch_size: int
     packed: bool
-    demonstrations: data.Dataset
+    dataset: data.Dataset
+    heldout: data.Dataset | None
     context: Context
     network: Network
     learner: Learner
@@ -72,7 +95,7 @@ class _FineTuning(NamedTuple):
             self.name,
             self.learner,
             frozen=base,
-            batches=self.stream(self.demonstrations),
+            batches=self.stream(self.dataset),
             steps=self.steps,
             init_from=lambda: {"policy": trainable},
             evaluate=evaluate,
@@ -104,22 +127,21 @@ class _FineTuning(NamedTuple):
             self.context.task.encoder,
             batch_size=self.batch_size,
             seed=self.context.seeds.data,
-            lengths=(self.context.task.length,),
+            lengths=self.context.task.lengths,
             packed=self.packed,
             **settings,
         )
 
     def evaluation(self, frozen: Params) -> loop.Evaluate | None:
         """Held-out loss, where there are held-out demonstrations."""
-        heldout = self.context.task.heldout_demonstrations
-        if heldout is None:
+        if self.heldout is None:
             return None
-        batches = self.stream(heldout, shuffle=False, remainder="pad")
+        batches = self.stream(self.heldout, shuffle=False, remainder="pad")
         return heldout_loss(self.network, frozen, list(batches.epoch()))
 
     def describe(self) -> dict[str, Any]:
         """Shapes and arithmetic for `check`."""
-        per_epoch = self.stream(self.demonstrations).steps_per_epoch
+        per_epoch = self.stream(self.dataset).steps_per_epoch
         return {
             "state": jax.eval_shape(
                 self.learner.init, self.context.init_key(self.name)

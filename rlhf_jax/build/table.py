@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax import rng, rollout
-from rlhf_jax.build import ppo_evaluation
+from rlhf_jax.build import label, ppo_evaluation
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.studies import summary
@@ -21,7 +21,8 @@ def table(name: str, section: Section, context: Context) -> Stage:
 
     All rows share held-out prompts that nothing was trained on, and one evaluation
     setting that is not the training's. KL is the exact per-token KL to the base summed
-    along sampled prefixes; for best-of-n it is Beirami's estimate.
+    along sampled prefixes; for best-of-n it is Beirami's estimate. `prompts` may be 0
+    for all of them. The responses of a row are kept in `<row>.jsonl`.
     """
     stage = _Table(
         name=name,
@@ -29,7 +30,7 @@ def table(name: str, section: Section, context: Context) -> Stage:
         policy=section.str("policy"),
         reward_model=section.str("reward_model"),
         best_of=section.int("best_of", 1),
-        prompts=section.int("prompts", 2),
+        prompts=section.int("prompts", 0) or len(context.task.heldout.records),
         samples=section.int("samples", 1),
         temperature=section.float("temperature", 0.0),
         batch_size=section.int("batch_size", 1),
@@ -65,6 +66,9 @@ class _Table(NamedTuple):
         aligned = self.measured(self.samples, scorers, tuned, reference)
         best = rollout.evaluate.best_of(drawn, self.best_of, "proxy")
         rows = {self.base: drawn, f"best_of_{self.best_of}": best, self.policy: aligned}
+        for row, found in rows.items():
+            file = context.folder(self.name) / f"{row}.jsonl"
+            label.write_lines(file, found.records)
         table = {row: _columns(found.table, scorers) for row, found in rows.items()}
         result = {
             "table": table,
