@@ -16,8 +16,9 @@ import numpy as np
 from rlhf_jax import data, rng
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.seeds import Seeds
-from rlhf_jax.build.tasks import Task
+from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
+from rlhf_jax.networks.huggingface import read_json
 from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
@@ -198,13 +199,19 @@ def result_of(context: Context, stage: str) -> dict[str, Any] | None:
     Raises:
       UserError: it was done under other settings that change numbers.
     """
-    path = context.folder(stage) / "done.json"
+    return finished(context.folder(stage), context.settings[stage])
+
+
+def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As `result_of`, for the folder of a stage and its settings."""
+    path = folder / "done.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text())
-    fingerprints.check(
-        record["settings"], context.settings[stage], checkpoint=str(path)
-    )
+    record = read_json(path)
+    for key in ("settings", "result", "seconds"):
+        if key not in record:
+            raise UserError(f"{path} has no field '{key}'; delete {folder} to redo it")
+    fingerprints.check(record["settings"], settings, checkpoint=str(path))
     return record["result"]
 
 

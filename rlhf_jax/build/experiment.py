@@ -12,18 +12,20 @@ import jax
 from absl import logging
 
 from rlhf_jax import __version__, rng, rollout, sharding
-from rlhf_jax.build import context as contexts
 from rlhf_jax.build import (
+    claiming,
     defaults,
     label,
     models,
     ppo,
     pydoc_summary,
+    references,
     rm,
     sft,
     table,
     tasks,
 )
+from rlhf_jax.build import context as contexts
 from rlhf_jax.build import seeds as seeding
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
@@ -53,6 +55,7 @@ def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]
     plain = config.to_dict()
     root = Section(plain)
     names = root.names("stages")
+    _check_names(names, root)
     seeds = seeding.seeds(root)
     model_section = root.section("model")
     path = model_section.optional("path", model_section.str)
@@ -65,8 +68,29 @@ def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]
         section = root.section(name)
         kind = KINDS[section.choice("kind", KINDS)]
         stages.append(kind(name, section, context))
+        references.check(name, plain, context)
+    root.leave(_unlisted(plain, names))
     root.finish()
     return context, stages
+
+
+def _check_names(names: tuple[str, ...], root: Section) -> None:
+    for name in names:
+        root.section(name)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice or not names:
+        what = f"names '{twice[0]}' twice" if twice else "is empty"
+        raise UserError(f"config.stages {what}; name each stage once, in their order")
+
+
+def _unlisted(plain: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    """Sections of stages that `config.stages` leaves out on purpose."""
+    sections = [key for key, value in plain.items() if isinstance(value, Mapping)]
+    return [
+        key
+        for key in sections
+        if key not in ("task", *names) and plain[key].get("kind") in KINDS
+    ]
 
 
 def _context(
@@ -81,7 +105,7 @@ def _context(
 ) -> Context:
     saving, logs = root.section("checkpoint"), root.section("logging")
     mesh = root.section("mesh")
-    sharding.mesh(**{axis: mesh.int(axis, 1) for axis in sharding.AXES})
+    sharding.mesh(**{axis: mesh.int(axis, -1) for axis in sharding.AXES})
     spec = root.optional("scorer", root.str)
     first = {"init": lambda: model.first_weights(_init_key(seeds))}
     return Context(
@@ -92,11 +116,7 @@ def _context(
         settings=_settings(plain, names),
         notes={k: plain[k] for k in defaults.NUMBERLESS} | {"version": __version__},
         save_every=saving.int("save_every", 0),
-        retention=retention.Retention(
-            last=saving.int("keep_last", 1),
-            every=saving.int("keep_every", 0),
-            best=saving.optional("keep_best", saving.str),
-        ),
+        retention=_retention(saving),
         progress=_logging(logs),
         writers=[],
         stop=stop,
@@ -107,6 +127,16 @@ def _context(
         user_scorer=_user_scorer(spec, task),
         gold_source=root.str("gold"),
     )
+
+
+def _retention(section: Section) -> retention.Retention:
+    rules = retention.Retention(
+        last=section.int("keep_last", 1),
+        every=section.int("keep_every", 0),
+        best=section.optional("keep_best", section.str),
+    )
+    retention.validate(rules)
+    return rules
 
 
 def _logging(section: Section) -> bool:
@@ -158,7 +188,7 @@ def run(config: Any, workdir: Path) -> int:
     """
     with Stop() as stop:
         context, stages = build(config, workdir, stop)
-        _claim(workdir, config)
+        claiming.claim(workdir, config.to_dict(), context.settings, _settings)
         context.writers.extend(_open_writers(config, workdir))
         try:
             for stage in stages:
@@ -166,7 +196,6 @@ def run(config: Any, workdir: Path) -> int:
                     logging.info("stage %s", stage.name)
                     began = time.monotonic()
                     contexts.finish(context, stage.name, stage.run(), began)
-                    jax.clear_caches()
                 summarize(context, stages, config)
         except Preempted as stopped:
             logging.info("%s; the same command continues", stopped)
@@ -180,20 +209,6 @@ def run(config: Any, workdir: Path) -> int:
         report.write([workdir], workdir / "report.html")
     print(_closing(workdir))
     return 0
-
-
-def _claim(workdir: Path, config: Any) -> None:
-    """Writes `config.json`; a workdir of another list of stages is refused."""
-    path = workdir / "config.json"
-    plain = json.loads(json.dumps(config.to_dict(), default=str))
-    if path.is_file():
-        old = json.loads(path.read_text())
-        if list(old.get("stages", [])) != list(plain["stages"]):
-            raise UserError(
-                f"{workdir} holds a run with stages {old.get('stages')}, not"
-                f" {plain['stages']}; choose another --workdir"
-            )
-    contexts.write_json(path, plain)
 
 
 def summarize(context: Context, stages: list[Stage], config: Any) -> None:

@@ -42,15 +42,21 @@ def load(spec: str) -> ml_collections.ConfigDict:
         config = function(variant) if variant else function()
     except UserError:
         raise
-    except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        name = type(error).__name__
-        raise UserError(
-            f"--config={spec}: line {line} of the file fails with {name}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--config={spec}: {_failure(error, path)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"--config={spec}: get_config() must return a ConfigDict")
     return config.lock()
+
+
+def _failure(error: BaseException, path: Path) -> str:
+    """What went wrong inside an experiment file, and in which of its lines."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines.append(error.lineno)
+    place = f"line {lines[-1]} of " if lines and lines[-1] else ""
+    return f"{place}the file fails with {type(error).__name__}: {error}"
 
 
 def override(config: ml_collections.ConfigDict, settings: dict[str, str]) -> None:

@@ -74,15 +74,19 @@ def open_model(path: Path) -> Opened:
     Raises:
       UserError: it is neither, or cannot be read.
     """
+    _check_folder(path)
+    config = path / "config.json"
+    if config.is_file() and "stages" not in huggingface.read_json(config):
+        return _open_directory(path)
+    return open_stage(path)
+
+
+def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise UserError(
             f"there is no folder '{path}'; name a stage folder such as RUN/ppo, or a"
             " Hugging Face directory"
         )
-    config = path / "config.json"
-    if config.is_file() and "stages" not in huggingface.read_json(config):
-        return _open_directory(path)
-    return open_stage(path)
 
 
 def open_stage(path: Path) -> Opened:
@@ -91,6 +95,7 @@ def open_stage(path: Path) -> Opened:
     Raises:
       UserError: no run, no such stage, a stage that trains no model or has not yet.
     """
+    _check_folder(path)
     run, stage, config = _find(path)
     _check_stage(run, stage, config)
     context = rebuild(run, config)

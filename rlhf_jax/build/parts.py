@@ -22,6 +22,9 @@ from rlhf_jax.training.optimizer import optimizer as make_optimizer
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
+RANGES = {"clip_eps": (0.0, None), "lam": (0.0, 1.0), "discount": (0.0, 1.0)}
+"""Least and largest value of keywords that several parts have."""
+SUPPORTS = {"tokens": losses.support, "one_more_token": losses.one_more_token}
 REDUCTIONS = {"token_mean": losses.token_mean, "sequence_mean": losses.sequence_mean}
 
 
@@ -45,6 +48,9 @@ def keywords(
 ) -> dict[str, Any]:
     """Keywords of a part from its sub-section; KL estimators by name."""
     own = section.section(name) if section.has(name) else Section({}, section.path)
+    for key, bounds in RANGES.items():
+        if own.has(key):
+            own.float(key, *bounds)
     result = own.keywords(factory, **given)
     if isinstance(result.get("estimator"), str):
         found = result["estimator"]
@@ -58,9 +64,16 @@ def keywords(
 
 
 def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
-    """The chain named by `rewards`, in that order; `kl_coef` goes to its KL penalty."""
+    """The chain named by `rewards`, in that order; `kl_coef` goes to its KL penalty.
+
+    Raises:
+      UserError: no link or two place the score on a token, or a link that edits scores
+        comes after it, where it would do nothing.
+    """
     links = []
-    for name in section.names("rewards"):
+    names = section.names("rewards")
+    _check_order(section, names)
+    for name in names:
         factory = part(rewards, name, section, "rewards")
         given: dict[str, Any] = {}
         if name == "kl_penalty":
@@ -69,6 +82,31 @@ def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
             given = {"init_coef": kl_coef}
         links.append(factory(**keywords(section, name, factory, **given)))
     return rewards.chain(*links)
+
+
+_PLACEMENTS = ("score_at_last_token", "score_after_last_token")
+_OF_SCORES = (
+    "gain_and_bias",
+    "length_penalty",
+    "missing_eos_penalty",
+    "missing_eos_replacement",
+    "running_normalization",
+)
+
+
+def _check_order(section: Section, names: tuple[str, ...]) -> None:
+    placed = [index for index, name in enumerate(names) if name in _PLACEMENTS]
+    if len(placed) != 1:
+        raise UserError(
+            f"{section.path}.rewards={names} must name exactly one of"
+            f" {', '.join(_PLACEMENTS)}, which puts the score on a token"
+        )
+    late = [name for name in names[placed[0] :] if name in _OF_SCORES]
+    if late:
+        raise UserError(
+            f"{section.path}.rewards: '{late[0]}' edits scores, so it must come before"
+            f" '{names[placed[0]]}'"
+        )
 
 
 def estimator(section: Section) -> AdvantageEstimator:
@@ -116,13 +154,20 @@ def single_terms(section: Section, key: str = "terms") -> dict[str, losses.Loss]
 
 
 def term(section: Section, name: str) -> losses.Term:
-    """One weighted term: its sub-section has `weight` and the factory's keywords."""
+    """One weighted term: its sub-section has `weight` and the factory's keywords.
+
+    `support="one_more_token"` is the value mask of the N+ code, which goes with
+    `score_after_last_token` and `gae(after_last=True)`.
+    """
     factory = part(losses, name, section, "terms")
     own = section.section(name)
     weight = _schedule_or_number(own, "weight")
-    rest = Section({k: own.value(k) for k in own.keys() if k != "weight"}, own.path)
-    found = keywords(Section({name: rest.values()}, section.path), name, factory)
-    return losses.Term(factory(**found), weight=weight)
+    given = {k: own.value(k) for k in own.keys() if k not in ("weight", "support")}
+    found = keywords(Section({name: given}, section.path), name, factory)
+    support = losses.support
+    if own.has("support"):
+        support = SUPPORTS[own.choice("support", SUPPORTS)]
+    return losses.Term(factory(**found), weight=weight, support=support)
 
 
 def reduction_of(section: Section) -> losses.Reduction:
@@ -155,13 +200,15 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
     return make_optimizer(
         section.str("name"),
         schedule,
-        b1=section.float("b1"),
-        b2=section.float("b2"),
-        eps=section.optional("eps", section.float),
+        b1=section.float("b1", 0.0, 1.0),
+        b2=section.float("b2", 0.0, 1.0),
+        eps=section.optional("eps", lambda key: section.float(key, 0.0)),
         eps_form=section.choice("eps_form", ("optax", "tensorflow")),  # type: ignore
         weight_decay=section.float("weight_decay", 0.0),
-        clip_norm=section.optional("clip_norm", section.float),
-        ema_decay=section.optional("ema_decay", section.float),
+        clip_norm=section.optional("clip_norm", lambda key: section.float(key, 0.0)),
+        ema_decay=section.optional(
+            "ema_decay", lambda key: section.float(key, 0.0, 1.0)
+        ),
     )
 
 

@@ -64,7 +64,7 @@ def settings(section: Section) -> Settings:
         microbatches=section.int("microbatches", 1),
         temperature=section.float("temperature", 0.0),
         value_warmup=section.int("value_warmup", 0),
-        target_kl=section.optional("target_kl", section.float),
+        target_kl=section.optional("target_kl", lambda key: section.float(key, 0.0)),
         eval_every=section.int("eval_every", 0),
         eval_prompts=section.int("eval_prompts", 1),
         eval_temperature=section.float("eval_temperature", 0.0),

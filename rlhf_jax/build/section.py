@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,19 +58,25 @@ class Section:
         """A copy of the plain mapping; counts as reading nothing."""
         return dict(self._values)
 
-    def int(self, key: str, minimum: int | None = None) -> int:
-        """A whole number, at least `minimum`."""
+    def int(
+        self, key: str, minimum: int | None = None, maximum: int | None = None
+    ) -> int:
+        """A whole number, at least `minimum`, at most `maximum`."""
         value = self._take(key)
         if isinstance(value, bool) or not isinstance(value, int):
             self._refuse(key, value, "a whole number")
-        return self._bounded(key, value, minimum)
+        return self._bounded(key, value, minimum, maximum)
 
-    def float(self, key: str, minimum: float | None = None) -> float:
-        """A number, at least `minimum`."""
+    def float(
+        self, key: str, minimum: float | None = None, maximum: float | None = None
+    ) -> float:
+        """A finite number, at least `minimum`, at most `maximum`."""
         value = self._take(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self._refuse(key, value, "a number")
-        return self._bounded(key, float(value), minimum)
+        if not math.isfinite(value):
+            raise UserError(f"{self._path}.{key}={value} is not a finite number")
+        return self._bounded(key, float(value), minimum, maximum)
 
     def bool(self, key: str) -> bool:
         """True or False."""
@@ -156,6 +163,10 @@ class Section:
                 )
         return {**{key: self._take(key) for key in self._values}, **given}
 
+    def leave(self, keys: list[str]) -> None:
+        """Passes over keys that are there on purpose although nothing reads them."""
+        self._asked.update(keys)
+
     def finish(self) -> None:
         """Refuses keys that nothing read, here and below."""
         for key in self._values:
@@ -175,9 +186,11 @@ class Section:
             )
         return self._values[key]
 
-    def _bounded(self, key: str, value: Any, minimum: Any) -> Any:
-        if minimum is not None and not value >= minimum:
+    def _bounded(self, key: str, value: Any, minimum: Any, maximum: Any) -> Any:
+        if minimum is not None and value < minimum:
             raise UserError(f"{self._path}.{key}={value} must be at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise UserError(f"{self._path}.{key}={value} must be at most {maximum}")
         return value
 
     def _refuse(self, key: str, value: Any, wanted: str) -> None:

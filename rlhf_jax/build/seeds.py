@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from rlhf_jax.build.section import Section
 
+LARGEST = 2**32 - 1
+"""A random key has room for this much."""
+
 
 class Seeds(NamedTuple):
     """init: weights; data: worlds, splits, order; sampling: rollouts; label: noise."""
@@ -18,11 +21,11 @@ class Seeds(NamedTuple):
 
 def seeds(config: Section) -> Seeds:
     """Reads `seed` and `seeds.*`; a seed that is None follows `seed`."""
-    common = config.int("seed", 0)
+    common = config.int("seed", 0, LARGEST)
     section = config.section("seeds")
 
     def one(name: str) -> int:
-        own = section.optional(name, section.int)
+        own = section.optional(name, lambda key: section.int(key, 0, LARGEST))
         return common if own is None else own
 
     return Seeds(*(one(name) for name in Seeds._fields))

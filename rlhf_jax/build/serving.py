@@ -16,19 +16,22 @@ import numpy as np
 from rlhf_jax import data, rng, rollout
 from rlhf_jax.build import opening
 from rlhf_jax.build.opening import Opened
-from rlhf_jax.data import fields
+from rlhf_jax.build.seeds import LARGEST
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import PromptBatch, Rollout
 
 ROWS = 64
 """Rows of a batch; the last batch is filled up."""
+OPTIONS = (("samples", 1, 1 << 16), ("max_length", 1, 1 << 20), ("seed", 0, LARGEST))
+"""Least and largest value of whole numbers on the command line."""
 RESPONSE_LENGTH = 64
 """Response tokens where neither the user nor a run says a number."""
 
 
 class _Prompt(NamedTuple):
-    """A prompt as it is shown, and its ids."""
+    """A prompt: where it comes from, as it is shown, and its ids."""
 
+    place: str
     shown: Any
     tokens: np.ndarray
 
@@ -49,15 +52,15 @@ def generate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     Raises:
       UserError: no prompt, a prompt that does not fit, a setting out of range.
     """
-    _positive(options, "samples", "max_length")
-    rng.root(options.seed)
+    for name, lowest, highest in OPTIONS:
+        _in_range(options, name, lowest, highest)
     opened = opening.open_model(Path(options.model))
     if opened.scalar:
         raise UserError(
             f"{opened.name} is a reward model; `rlhf-jax score` is what it is for"
         )
-    length = _response_length(opened, options.max_length)
     prompts = _prompts(options, opened)
+    length = _response_length(opened, prompts, options.max_length)
     for prompt in prompts:
         _check_prompt(opened, prompt, length)
     sample = rollout.sampler(
@@ -123,7 +126,7 @@ def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         does not fit.
     """
     source = Path(options.data)
-    dataset = data.jsonl(source, "demonstration")
+    records = _records(source, "demonstration")
     opened = opening.open_model(Path(options.model))
     if not opened.scalar:
         raise UserError(
@@ -131,9 +134,8 @@ def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             " as the stage folder RUN/rm"
         )
     pairs = []
-    for record in dataset.records:
-        assert isinstance(record, data.Demonstration)
-        with _named(f"{source}, '{record.id}'"):
+    for place, _, record in records:
+        with _named(place):
             prompt = opened.encoder.prompt(record.prompt, record.id)
             response = opened.encoder.response(record.response, record.id)
             if not len(prompt) or not len(response):
@@ -146,9 +148,8 @@ def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     f" {opened.name} holds {opened.context_length}; shorten them"
                 )
         pairs.append((prompt, response))
-    lines = (line for line in source.read_text().split("\n") if line.strip())
     scores = _scores(opened, pairs)
-    return ({**json.loads(a), "score": b} for a, b in zip(lines, scores, strict=True))
+    return ({**r[1], "score": s} for r, s in zip(records, scores, strict=True))
 
 
 def _scores(
@@ -167,58 +168,64 @@ def _scores(
         yield from (round(float(v), 6) for v in values[: len(pairs) - start])
 
 
-def _positive(options: argparse.Namespace, *names: str) -> None:
-    for name in names:
-        value = vars(options)[name]
-        if value is not None and value < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag}={value} must be at least 1")
+def _in_range(
+    options: argparse.Namespace, name: str, lowest: int, highest: int
+) -> None:
+    value = vars(options)[name]
+    if value is not None and not lowest <= value <= highest:
+        flag = name.replace("_", "-")
+        raise UserError(f"--{flag}={value} must be from {lowest} to {highest}")
 
 
-def _response_length(opened: Opened, asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    length = opened.response_length or RESPONSE_LENGTH
-    return max(1, min(length, opened.context_length - 1))
+def _response_length(
+    opened: Opened, prompts: Sequence[_Prompt], asked: int | None
+) -> int:
+    """As asked, as the run trained, or what the context leaves."""
+    if asked is not None or opened.response_length is not None:
+        return asked or opened.response_length or 1
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    return max(1, min(RESPONSE_LENGTH, opened.context_length - longest))
+
+
+def _records(path: str | Path, kind: str) -> list[tuple[str, dict[str, Any], Any]]:
+    """Place (file and line), JSON object and record of every line."""
+    dataset = data.jsonl(path, kind)
+    lines = enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1)
+    rows = [(number, line) for number, line in lines if line.strip()]
+    return [
+        (f"{path}:{number}", json.loads(line), record)
+        for (number, line), record in zip(rows, dataset.records, strict=True)
+    ]
 
 
 def _prompts(options: argparse.Namespace, opened: Opened) -> list[_Prompt]:
     """Prompts of the command line, then those of the file."""
-    found = []
-    for text in options.prompt or ():
-        with _named(f"--prompt={fields.show(text)}"):
-            found.append(_Prompt(text, opened.encoder.prompt(text)))
+    given = [("--prompt", text, text) for text in options.prompt or ()]
     if options.prompts is not None:
-        for record in data.jsonl(options.prompts, "prompt").records:
-            assert isinstance(record, data.Prompt)
-            with _named(f"{options.prompts}, '{record.id}'"):
-                ids = opened.encoder.prompt(record.prompt, record.id)
-            found.append(_Prompt(_shown(record.prompt), ids))
-    if not found:
+        given += [
+            (f"{place}: field 'prompt'", row["prompt"], record.prompt)
+            for place, row, record in _records(options.prompts, "prompt")
+        ]
+    if not given:
         raise UserError("nothing to respond to: give --prompt=TEXT or --prompts=FILE")
+    found = []
+    for place, shown, prompt in given:
+        with _named(place):
+            found.append(_Prompt(place, shown, opened.encoder.prompt(prompt)))
     return found
-
-
-def _shown(prompt: Any) -> Any:
-    """A prompt as JSON: text, ids or chat messages."""
-    if isinstance(prompt, str):
-        return prompt
-    return [
-        turn._asdict() if isinstance(turn, data.Message) else turn for turn in prompt
-    ]
 
 
 def _check_prompt(opened: Opened, prompt: _Prompt, length: int) -> None:
     """It has tokens, all of them known, and leaves room for the response."""
-    with _named(f"prompt {fields.show(prompt.shown)}"):
+    with _named(prompt.place):
         if not len(prompt.tokens):
-            raise UserError("it has no token; give at least one")
+            raise UserError("the prompt has no token; give at least one")
         _check_ids(opened, prompt.tokens)
         total = len(prompt.tokens) + length
         if total > opened.context_length:
             raise UserError(
-                f"its {len(prompt.tokens)} tokens and a response of {length} exceed the"
-                f" context of {opened.context_length}; shorten it, or lower"
+                f"a prompt of {len(prompt.tokens)} tokens and a response of {length}"
+                f" exceed the context of {opened.context_length}; shorten it, or lower"
                 " --max-length"
             )
 

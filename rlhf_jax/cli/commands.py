@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -54,29 +53,24 @@ def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
 
 def _workdir(options: Options, seed: int) -> Path:
     """The given folder, or one that carries the experiment's name and seed."""
+    if options.workdir is not None and not options.workdir.strip():
+        raise UserError("--workdir is empty; name a folder, or leave it out")
     if options.workdir:
         path = Path(options.workdir)
     else:
         file, _, variant = options.config.partition(":")
         parts = [Path(file).stem, variant, f"seed{seed}"]
         path = Path("runs") / "-".join(part for part in parts if part)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--workdir={path} is a file, not a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"--workdir={path} is not writable")
     return path
 
 
 def _train(options: Options) -> int:
     config = _load(options)
-    from rlhf_jax.build import experiment, runtime
+    from rlhf_jax.build import claiming, experiment, runtime
 
+    workdir = _workdir(options, config.get("seed", 0))
+    claiming.check_folder(workdir)
     runtime.prepare()
-    workdir = _workdir(options, config.seed)
     return experiment.run(config, workdir)
 
 
@@ -170,14 +164,14 @@ def _digest_arguments(parser: Parser) -> None:
 
 
 def _digest(options: Options) -> int:
+    from rlhf_jax import training
     from rlhf_jax.build import runtime
-    from rlhf_jax.training import digest
 
     runtime.prepare()
     workdir = Path(options.workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not a run: it has no config.json")
-    for part, value in digest.digest(workdir).items():
+    for part, value in training.digest(workdir).items():
         print(f"{value}  {part}")
     return 0
 

@@ -89,7 +89,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     Raises:
       UserError: the directory is no checkpoint of this package.
     """
-    with _quiet():
+    with _reading(path):
         found = ocp.checkpointables_metadata(str(Path(path).absolute()))
     stored: Any = found.custom_metadata
     if not isinstance(stored, Mapping) or set(stored) != set(Record._fields):
@@ -111,7 +111,9 @@ def load_params(
       UserError: there is no such group, or a shape differs from `like`.
     """
     step = resolve(path)
-    stored = _stored(step)["params"]
+    stored = _stored(step).get("params")
+    if not isinstance(stored, Mapping):
+        raise UserError(f"checkpoint {step} holds no parameters; it is damaged")
     if group is not None and group not in stored:
         raise UserError(
             f"checkpoint {step} has no parameters {group!r}; it has: "
@@ -140,7 +142,7 @@ def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _load(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    with _quiet():
+    with _reading(path):
         return ocp.load_checkpointables(str(path), dict(like))
 
 
@@ -153,6 +155,20 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Quiet, and whatever orbax trips over becomes one message."""
+    with _quiet():
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many unrelated types
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"checkpoint {path} cannot be read ({line[:200]}); it is damaged or "
+                "not one of rlhf_jax: delete it to go on from the one before"
+            ) from error
 
 
 def write(path: Path, state: TrainState, record: Record) -> None:
@@ -204,7 +220,7 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _stored(path: Path) -> dict[str, Any]:
     """Abstract contents of a checkpoint, by item, as plain dicts and lists."""
-    with _quiet():
+    with _reading(path):
         return dict(ocp.checkpointables_metadata(str(path)).metadata)
 
 

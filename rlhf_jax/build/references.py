@@ -1,0 +1,146 @@
+"""What stages name of each other, checked before the first of them runs.
+
+A wrong name in the last stage would otherwise show after the hours of the ones before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlhf_jax.build.context import Context
+from rlhf_jax.build.section import nearest
+from rlhf_jax.data import Dataset
+from rlhf_jax.errors import UserError
+
+POLICIES: Mapping[str, tuple[str, ...]] = {
+    "pretraining": ("init",),
+    "sft": ("init",),
+    "label": ("policy",),
+    "rm": ("init",),
+    "ppo": ("policy", "reference"),
+    "table": ("base", "policy"),
+}
+"""Keys of each kind of stage that name a policy of an earlier stage, or `init`."""
+
+
+def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
+    """Checks what one stage names, given the stages before it.
+
+    Args:
+      name: the stage that was read last.
+      plain: the whole config.
+      context: knows the policies and reward models of the stages so far.
+
+    Raises:
+      UserError: a name of no earlier stage, or more prompts than the task has.
+    """
+    settings, kind = plain[name], plain[name]["kind"]
+    path = f"config.{name}"
+    rewards = [other for other in context.rewards if other != name]
+    policies = [p for p in context.policies if p not in (name, *context.rewards)]
+    for key in POLICIES.get(kind, ()):
+        known = [*policies, *(rewards if kind == "rm" else ())]
+        _known(f"{path}.{key}", settings[key], known, "policy")
+    if kind == "rm":
+        _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
+    if kind == "ppo":
+        _check_ppo(path, settings, context)
+    if kind == "table" and context.user_scorer is None:
+        _known(
+            f"{path}.reward_model", settings["reward_model"], rewards, "reward model"
+        )
+    if kind in ("ppo", "table") and context.gold_source != "task":
+        _known("config.gold", context.gold_source, rewards, "gold reward")
+    for scorer in context.eval_scorers if kind in ("ppo", "table") else ():
+        _known("config.eval_scorers", scorer, rewards, "reward model")
+    _check_counts(path, kind, settings, context)
+    _check_task(path, kind, settings, context)
+    if kind == "rm" and settings["data"] != "task":
+        _check_labels(path, settings, plain, context)
+    if kind == "ppo" and context.dump_step >= settings["steps"]:
+        raise UserError(
+            f"config.debug.dump_step={context.dump_step}: stage {name} has the steps 0"
+            f" to {settings['steps'] - 1}"
+        )
+
+
+def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None:
+    source, value = settings["reward_model"], settings["value"]
+    critic = value["enabled"] and value["separate"] and value["init"] == "reward_model"
+    if critic or context.user_scorer is None:
+        known = [*context.rewards, *(() if critic else ("gold",))]
+        _known(f"{path}.reward_model", source, known, "reward model")
+    if source == "gold" and context.user_scorer is None and context.task.gold is None:
+        raise UserError(
+            f"{path}.reward_model='gold': this task has no gold reward; name a reward"
+            " model stage, or give config.scorer=FILE.py:FUNCTION"
+        )
+
+
+def _known(path: str, name: Any, known: Sequence[str], what: str) -> None:
+    if name not in known:
+        raise UserError(
+            f"{path}={name!r} names no {what} of an earlier stage"
+            f"{nearest(str(name), list(known))}"
+        )
+
+
+def _labels(name: str, plain: Mapping[str, Any]) -> list[str]:
+    """Labelling stages before this one, and the task's own labels."""
+    stages = list(plain["stages"])
+    before = stages[: stages.index(name)]
+    return ["task", *(one for one in before if plain[one].get("kind") == "label")]
+
+
+def _check_task(
+    path: str, kind: str, settings: Mapping[str, Any], context: Context
+) -> None:
+    """The task must have what the stage asks of it."""
+    task = context.task
+    if kind == "label" and task.gold is None:
+        raise UserError(
+            f"{path}: labels come from the task's gold reward, and this task has none;"
+            " give config.task.rankings and leave the stage out of config.stages"
+        )
+    if kind == "rm" and settings["data"] == "task" and task.rankings is None:
+        raise UserError(
+            f"{path}.data='task': the task has no rankings; name a file in"
+            " config.task.rankings, or a stage of kind label"
+        )
+    if kind in ("label", "ppo", "table") and task.encoder.overlong_prompt == "error":
+        for dataset in (task.prompts, task.heldout):
+            for record in dataset.records:
+                task.encoder.prompt(record.prompt, record.id)  # type: ignore
+
+
+def _check_labels(
+    path: str, settings: Mapping[str, Any], plain: Mapping[str, Any], context: Context
+) -> None:
+    """A batch of rankings must not be larger than what will be labelled."""
+    source = settings["data"]
+    total = plain[source]["prompts"] or len(context.task.prompts.records)
+    total = total if settings["half"] == "all" else total // 2
+    if settings["batch_size"] > total:
+        raise UserError(
+            f"{path}.batch_size={settings['batch_size']} asks for more than the {total}"
+            f" rankings of stage {source}; lower it, or label more"
+        )
+
+
+def _check_counts(
+    path: str, kind: str, settings: Mapping[str, Any], context: Context
+) -> None:
+    heldout, training = context.task.heldout, context.task.prompts
+    asked: dict[str, Dataset] = {
+        "label": {"prompts": training, "heldout": heldout},
+        "ppo": {"eval_prompts": heldout, "batch_size": training},
+        "table": {"prompts": heldout},
+    }.get(kind, {})
+    for key, dataset in asked.items():
+        total = len(dataset.records)
+        if settings[key] > total:
+            raise UserError(
+                f"{path}.{key}={settings[key]} asks for more than the {total} prompts"
+                f" of '{dataset.name}'; lower it, or give the task more"
+            )
