@@ -52,7 +52,8 @@ if [ -z "$selected" ]; then
   step "format" "$bin/python" -m ruff format --check .
   step "types" "$bin/python" -m pyright --pythonpath "$bin/python"
   [ -n "${PYTHON:-}" ] || smoke_on_newest
-  parallel=(-n 2 --dist=loadfile --durations=15)
+  workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+  parallel=(-n "$((workers < 8 ? workers : 8))" --dist=loadfile --durations=15)
 fi
 step "tests" "$bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"
 
