@@ -114,6 +114,8 @@ def adaptive_kl_penalty(
         shaped, mean_kl, logged = _penalize(rewards, trajectory, state, estimator)
         episodes = jnp.sum((trajectory.weight > 0).astype(jnp.float32))
         error = jnp.clip(mean_kl / target - 1.0, -_MOST_ERROR, _MOST_ERROR)
+        # A NaN would stay in the coefficient, and in every checkpoint, for good.
+        error = jnp.where(jnp.isfinite(mean_kl), error, 0.0)
         return shaped, state * (1.0 + error * episodes / horizon), logged
 
     return types.RewardTransformation(init, update)

@@ -111,8 +111,9 @@ def running_normalization(
             "rewards/running_mean": metrics.scalar(state.mean),
             "rewards/running_std": metrics.scalar(jnp.sqrt(variance)),
         }
-        scaled = shifted * jax.lax.rsqrt(variance + eps)
-        return rewards._replace(scores=scaled), state, logged
+        # Scores that have not varied yet stay as they are: 1 / sqrt(eps) is no scale.
+        factor = jnp.where(variance > eps, jax.lax.rsqrt(variance + eps), 1.0)
+        return rewards._replace(scores=shifted * factor), state, logged
 
     return types.RewardTransformation(init, update)
 
