@@ -31,14 +31,20 @@ _COUNTER = _Counter()
 
 
 class Compiles:
-    """Compilations since this was made: `int(compiles)`."""
+    """Compilations since this was made, until it is stopped: `int(compiles)`."""
 
     def __init__(self) -> None:
         _COUNTER.listen()
         self._start = _COUNTER.total
+        self._end: int | None = None
+
+    def stop(self) -> None:
+        """Count no further."""
+        self._end = _COUNTER.total
 
     def __int__(self) -> int:
-        return _COUNTER.total - self._start
+        end = _COUNTER.total if self._end is None else self._end
+        return end - self._start
 
 
 @contextlib.contextmanager
@@ -48,4 +54,8 @@ def count_compiles() -> Iterator[Compiles]:
     A shape that changes with the step compiles anew each time; after the first steps
     the count has to stay flat.
     """
-    yield Compiles()
+    compiles = Compiles()
+    try:
+        yield compiles
+    finally:
+        compiles.stop()

@@ -50,7 +50,7 @@ def learner(nan_at: int = -1, steps: int = 12) -> Learner:
 
     def init(key: jax.Array) -> TrainState:
         weights = jax.random.normal(rng.named(key, "weights"), (4, 3))
-        params = {"policy": {"params": {"w": weights, "bias": jnp.zeros(3)}}}
+        params = {"policy": {"params": {"w": weights, "bias": jnp.zeros((1, 3))}}}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
