@@ -150,6 +150,10 @@ def test_identities_page_is_up_to_date():
     )
 
 
+def test_every_required_identity_has_a_test():
+    assert identities.missing() == []
+
+
 def test_every_marked_test_states_its_fact():
     silent = [
         f"{test.path}::{test.name}"
