@@ -40,14 +40,16 @@ class Embedding(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Rows of the table, scaled, plus positions."""
         config = self.config
-        x = table(self, "tokens", "vocab", config.vocab_size)[tokens]
-        x = x.astype(self.dtype)
+        rows = table(self, "tokens", "vocab", config.vocab_size)
+        # Whole rows before the lookup: of rows split by width each part would be moved.
+        rows = constrain(rows, "vocab", "activation_embed")
+        x = rows[tokens].astype(self.dtype)
         if config.embedding_scale:
             x = x * jnp.asarray(math.sqrt(config.width), self.dtype)
         if config.positions == "learned":
             learned = table(self, "positions", "positions", config.max_length)
-            rows = jnp.clip(positions, 0, config.max_length - 1)
-            x = x + learned[rows].astype(self.dtype)
+            places = jnp.clip(positions, 0, config.max_length - 1)
+            x = x + learned[places].astype(self.dtype)
         return constrain(x, "batch", "length", "activation_embed")
 
 

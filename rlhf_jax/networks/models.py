@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -135,6 +135,15 @@ def logical_axes(network: Network) -> Any:
     init: Any = network.init
     boxed = jax.eval_shape(functools.partial(init, boxed=True), rng.root(0))
     return jax.tree.map(lambda box: box.names, boxed, is_leaf=initial.is_box)
+
+
+def axis_rules(rules: Mapping[str, str | tuple[str, ...] | None]) -> Any:
+    """A context in which activations are laid out by `rules` (`sharding.RULES`).
+
+    Together with `jax.set_mesh(mesh)`, around the tracing of `apply`; outside of it the
+    logical names of activations do nothing.
+    """
+    return nn.logical_axis_rules(tuple(rules.items()))
 
 
 def _initializer(init: Initializer | float) -> Initializer:

@@ -187,7 +187,7 @@ def _run_layers(
     if cache is not None:
         return _run_cached(parts, layers, x, context, cache)
     run = _layer_function(parts)
-    if parts.scan_layers:
+    if parts.scan_layers and not isinstance(layers["params"], tuple):
         return _run_scanned(parts, run, layers, x, context), None
     for one, local in zip(
         unstack(layers, parts.config.num_layers), parts.config.local_layers, strict=True
@@ -271,7 +271,7 @@ def unstack(layers: Variables, num_layers: int) -> list[Variables]:
 def unstack_layers(variables: Variables, config: TransformerConfig) -> Variables:
     """Variables with a tuple of trees, one per layer, in place of the stacked tree.
 
-    `apply` reads both (scanning asks for the stacked one). Done once before a decoding
+    `apply` reads both, and unrolls this one. Done once before a decoding
     loop, it saves slicing the stack at every token, at the price of one copy of the
     layers: worth it on a CPU, rarely on an accelerator.
     """

@@ -190,6 +190,23 @@ def test_scalar_models_are_sequence_classifiers(zoo, case, tmp_path):
     np.testing.assert_allclose(scalars[[0, 1], last], wanted[:, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("case", ["gemma2", "gpt2", "gpt_neox"])
+def test_bfloat16_weights_of_torch_come_back_bit_equal(case, tmp_path):
+    """Every tensor that torch wrote is in what torch reads from us, bit for bit."""
+    model = make_model(case).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "theirs")
+    config, variables = huggingface.load(tmp_path / "theirs", dtype=None)
+    dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(variables)}
+    assert dtypes == {"bfloat16"}
+    huggingface.save(tmp_path / "ours", config, variables)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    wanted, found = model.state_dict(), again.state_dict()
+    assert set(wanted) == set(found)
+    for name, tensor in wanted.items():
+        assert found[name].dtype == torch.bfloat16, name
+        assert torch.equal(found[name], tensor), name
+
+
 def test_greedy_decoding_is_that_of_torch(zoo, tmp_path):
     """Twelve tokens of a left-padded batch, token for token."""
     model = make_model("gemma3_text")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax import networks, rng
+from rlhf_jax import networks, rng, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import attention, context, positions
 
@@ -243,21 +243,59 @@ def test_unstacked_layers_give_the_same(zoo):
     )
 
 
+def test_activations_are_constrained_inside_mesh_and_rules(zoo):
+    """The logical names of activations reach the program, and only there."""
+    network = networks.language_model(zoo.llama())
+    variables = jax.eval_shape(network.init, rng.root(0))
+    inputs = zoo.inputs(TOKENS)
+
+    def count():
+        program = jax.make_jaxpr(lambda v: network.apply(v, inputs))(variables)
+        return str(program).count("sharding_constraint")
+
+    one = sharding.mesh(devices=jax.devices()[:1])
+    with jax.set_mesh(one), networks.axis_rules(sharding.RULES):
+        # Table and stream, and per layer: q, k, v, mixed, MLP, stream.
+        assert count() == 2 + 2 * 6
+    assert count() == 0
+
+
+def check_repeatable(apply, variables, inputs):
+    one, other = apply(variables, inputs), apply(variables, inputs)
+    np.testing.assert_array_equal(one.hidden, other.hidden)
+
+
+@pytest.mark.identity("B8")
+def test_forward_pass_is_the_same_twice(zoo):
+    """Nothing is dropped at random: two passes agree, with dropout they do not."""
+    network, variables = disturbed(zoo, "gpt2")
+    inputs, source = zoo.inputs(TOKENS), np.random.default_rng(0)
+
+    def with_dropout(variables, inputs):
+        outputs = network.apply(variables, inputs)
+        return outputs._replace(
+            hidden=outputs.hidden * (source.random(outputs.hidden.shape) > 0.1)
+        )
+
+    check_repeatable(network.apply, variables, inputs)
+    with pytest.raises(AssertionError):
+        check_repeatable(with_dropout, variables, inputs)
+
+
 def test_dtypes_of_parameters_and_computation_are_separate(zoo):
     inputs = zoo.inputs(TOKENS)
     wanted_network, variables = disturbed(zoo)
     network = networks.language_model(
         zoo.llama(), value_head=True, dtype=jnp.bfloat16, param_dtype=jnp.float32
     )
-    made = network.init(rng.root(0))
+    made = jax.eval_shape(network.init, rng.root(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
     outputs = jax.eval_shape(network.apply, made, inputs)
     assert outputs.hidden.dtype == jnp.bfloat16
     assert outputs.scalars.dtype == jnp.float32
     half = networks.language_model(zoo.llama(), param_dtype=jnp.bfloat16)
-    assert {x.dtype for x in jax.tree.leaves(half.init(rng.root(0)))} == {
-        jnp.dtype("bfloat16")
-    }
+    made = jax.eval_shape(half.init, rng.root(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("bfloat16")}
     close = networks.language_model(zoo.llama(), dtype=jnp.bfloat16)
     wanted = zoo.logits(wanted_network, variables, inputs)
     found = zoo.logits(close, variables, inputs)
@@ -327,7 +365,9 @@ def test_heads_start_as_documented(zoo):
     key = rng.root(3)
 
     def kernel(network):
-        return np.asarray(network.init(key)["params"]["head"]["kernel"])
+        # The rest is dead code, which the compiler drops.
+        pick = zoo.jit(lambda key: network.init(key)["params"]["head"]["kernel"])
+        return np.asarray(pick(key))
 
     assert (kernel(networks.language_model(config, value_head=True)) == 0).all()
     zero = networks.scalar_model(config, head_init=networks.zeros())
@@ -340,7 +380,7 @@ def test_heads_start_as_documented(zoo):
         default * 0.5 * np.sqrt(65),
         rtol=1e-6,
     )
-    names = set(networks.scalar_model(config).init(key)["params"])
+    names = set(jax.eval_shape(networks.scalar_model(config).init, key)["params"])
     assert names == {"embedding", "layers", "final_norm", "head"}
 
 
