@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import defaults
 
+VARIANTS = ("tiny",)
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""

@@ -20,6 +20,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
 
     Args:
       spec: `path.py` or `path.py:variant`; the variant goes to `get_config(variant)`.
+        A file that has `VARIANTS`, a tuple of names, takes no other.
 
     Raises:
       UserError: no such file, no `get_config`, an unknown variant, or an error inside.
@@ -39,6 +40,12 @@ def load(spec: str) -> ml_collections.ConfigDict:
             raise UserError(f"--config={spec}: '{file}' defines no get_config()")
         if variant and not inspect.signature(function).parameters:
             raise UserError(f"--config={spec}: '{file}' has no variants")
+        known = vars(module).get("VARIANTS", (variant,))
+        if variant and variant not in known:
+            raise UserError(
+                f"--config={spec}: '{file}' has no variant '{variant}'"
+                f"{nearest(variant, list(known))}"
+            )
         config = function(variant) if variant else function()
     except UserError:
         raise
