@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
+import json
 import os
 import random
 import re
@@ -209,13 +211,22 @@ def workdir_of(command: Sequence[str]) -> Path | None:
 
 
 def parts_of(folder: Path) -> dict[str, str]:
-    """Digest of a run, and which checkpoints it has kept."""
-    from rlhf_jax.training import digest
+    """Digest of a run, the records of its stages, and the checkpoints it has kept."""
+    from rlhf_jax.training.digest import digest
+    from rlhf_jax.training.writers import read_rows
 
-    kept = sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("checkpoints/*")
-    )
-    return {**digest(folder), "checkpoints": " ".join(kept)}
+    records = [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for path in sorted(folder.glob("*/**/*.jsonl"))
+        for row in read_rows(path)
+    ]
+    text = json.dumps(records, sort_keys=True).encode()
+    kept = sorted(str(p.relative_to(folder)) for p in folder.rglob("checkpoints/*"))
+    return {
+        **digest(folder),
+        "records": hashlib.sha256(text).hexdigest(),
+        "checkpoints": " ".join(kept),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

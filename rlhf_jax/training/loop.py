@@ -150,7 +150,7 @@ def train(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Stop()) if stop is None else stop
         try:
-            return _train(run, begin(), signals, progress)
+            state = _train(run, begin(), signals, progress)
         except rows.NonFinite as bad:
             bad.__traceback__ = None  # frees the state that the update has spoiled
             path = _save_before(run, begin(), bad.step)
@@ -159,6 +159,9 @@ def train(
                 f"before this update is saved in {path}. Lower the learning rate, or "
                 "look at the step with --config.debug.dump_step"
             ) from None
+        if stop is None and signals.requested:
+            raise Preempted(f"stage {stage} is done; stopped before what follows")
+    return state
 
 
 class _Schedule(NamedTuple):

@@ -109,7 +109,7 @@ def warm_start(state: TrainState, init_from: InitFrom, stage: str = "") -> Train
       UserError: no group in common, or an array of another shape.
     """
     if callable(init_from):
-        source, groups = getattr(init_from, "__name__", "a function"), init_from()
+        source, groups = "given parameters", init_from()
     elif isinstance(init_from, Mapping):
         source, groups = "given parameters", init_from
     else:

@@ -7,7 +7,12 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import fingerprint
-from rlhf_jax.training.writers import JsonlWriter, WandbWriter, read_rows
+from rlhf_jax.training.writers import (
+    JsonlWriter,
+    TensorBoardWriter,
+    WandbWriter,
+    read_rows,
+)
 
 
 def steps(path, stage):
@@ -62,6 +67,23 @@ def test_samples_of_numpy_values(tmp_path):
     writer.write_samples("ppo", 0, [sample])
     row = read_rows(tmp_path / "samples.jsonl")[0]
     assert row["tokens"] == [0, 1] and row["score"] == 0.5 and row["kl"] == [None]
+
+
+def test_tensorboard_keeps_stages_apart(tmp_path):
+    """Each stage has its own events, with its name in the tags, also on resume."""
+    writer = TensorBoardWriter(tmp_path)
+    for stage, step in (("sft", 0), ("ppo", 0), ("ppo", 1)):
+        writer.begin(stage, step, evaluated=False)
+        writer.write(stage, step, {"loss/total": 1.0, "bad": float("nan")})
+        writer.write_samples(stage, step, [{"text": "hello"}])
+        writer.flush()
+    writer.close()
+    for stage, files in (("sft", 1), ("ppo", 2)):
+        events = sorted((tmp_path / stage).glob("events.*"))
+        assert 1 <= len(events) <= files
+        content = b"".join(path.read_bytes() for path in events)
+        assert f"{stage}/loss/total".encode() in content and b"hello" in content
+        assert b"/bad" not in content
 
 
 def test_wandb_is_asked_for_by_name(monkeypatch):
