@@ -1,5 +1,7 @@
 """Every family against torch: logits, decoding, and the way back."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -155,6 +157,36 @@ def test_logits_are_those_of_torch(zoo, case, tmp_path):
         tmp_path / "ours", attn_implementation="eager"
     )
     np.testing.assert_array_equal(torch_logits(again.eval(), TOKENS, MASK), wanted)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("llama", {"rope_scaling": None}),
+        ("mistral", {"window": None}),
+        ("qwen2", {"window_layers": (True, True)}),
+        ("qwen3", {"rope_scaling": None}),
+        ("gemma2", {"attention_softcap": None}),
+        ("gemma2", {"final_softcap": None}),
+        ("gemma2", {"attention_scale": None}),
+        ("gemma2", {"window_layers": (False, True)}),
+        ("gemma3_text", {"rope_local_theta": None}),
+        ("gemma3_text", {"rope_theta": 1e4}),
+        ("gpt2", {"activation": "gelu"}),
+        ("gpt_neox", {"rope_fraction": 1.0}),
+        ("gpt_neox", {"parallel_residual": False}),
+    ],
+)
+def test_parity_would_notice(zoo, case, changes):
+    """Each special feature changes the logits: parity has something to see."""
+    config = huggingface.config_from_huggingface(make_config(case).to_dict())
+    network = networks.language_model(config)
+    variables = zoo.variables(network)
+    inputs = zoo.inputs(TOKENS, MASK)
+    wanted = zoo.logits(network, variables, inputs)
+    other = networks.language_model(dataclasses.replace(config, **changes))
+    found = zoo.logits(other, variables, inputs)
+    assert np.abs(found - wanted)[MASK].max() > 5e-4
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "sequential" not in c])
