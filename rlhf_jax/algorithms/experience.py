@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import metrics
 from rlhf_jax.algorithms import forward
-from rlhf_jax.algorithms.parts import Parts
+from rlhf_jax.algorithms.parts import Frozen, Parts
 from rlhf_jax.ops import kl
 from rlhf_jax.rollout import scoring
 from rlhf_jax.types import (
@@ -28,8 +28,7 @@ from rlhf_jax.types import (
 def collect(
     parts: Parts,
     state: TrainState,
-    reference: Params,
-    base: Params,
+    frozen: Frozen,
     rollout: Rollout,
     scores: Array,
 ) -> tuple[Experience, dict[str, Any], Metrics]:
@@ -38,9 +37,9 @@ def collect(
     Returns:
       The experience, the new states of shaping and estimator, and metrics.
     """
-    old = outputs(parts, state.params, base, rollout, whole=True)
+    old = outputs(parts, state.params, frozen, rollout, whole=True)
     ref = scoring.response_logprobs(
-        parts.policy, reference, rollout, temperature=parts.temperature
+        parts.policy, frozen.reference, rollout, temperature=parts.temperature
     )
     trajectory = Trajectory(
         mask=rollout.mask,
@@ -71,7 +70,7 @@ def collect(
 def outputs(
     parts: Parts,
     params: dict[str, Params],
-    base: Params,
+    frozen: Frozen,
     rollout: Rollout,
     whole: bool,
 ) -> PolicyOutputs:
@@ -80,12 +79,12 @@ def outputs(
     Args:
       parts: networks and temperature.
       params: trainable variables by group.
-      base: frozen variables under the policy's.
+      frozen: variables under the policy's, and the reference where KL is exact.
       rollout: the responses.
       whole: values [B T+1], with the state after the last token; else [B T].
     """
     inputs = scoring.sequences(rollout)
-    variables = forward.merged(base, params["policy"])
+    variables = forward.merged(frozen.policy_base, params["policy"])
     applied = parts.policy.apply(variables, inputs)
     prompt, length = rollout.prompt.tokens.shape[1], rollout.tokens.shape[1]
     hidden = scoring.response_columns(applied.hidden, prompt, length)
@@ -93,6 +92,16 @@ def outputs(
         parts.policy, variables, hidden, rollout, temperature=parts.temperature
     )
     result = PolicyOutputs(scored.logprobs, scored.entropy, scored.logsumexp)
+    if parts.exact_kl:
+        other = scoring.response_hidden(parts.policy, frozen.reference, rollout)
+        divergence = scoring.exact_kl_from_hidden(
+            parts.policy,
+            (variables, hidden),
+            (frozen.reference, other),
+            rollout,
+            temperature=parts.temperature,
+        )
+        result = result._replace(kl_exact=divergence)
     scalars = applied.scalars
     if parts.value is not None:
         scalars = parts.value.apply(params["value"], inputs).scalars

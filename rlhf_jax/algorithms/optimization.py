@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import metrics, rng
 from rlhf_jax.algorithms import experience, forward
-from rlhf_jax.algorithms.parts import Parts
+from rlhf_jax.algorithms.parts import Frozen, Parts
 from rlhf_jax.algorithms.updates import apply_gradients
 from rlhf_jax.losses import microbatch
 from rlhf_jax.types import (
@@ -33,7 +33,7 @@ class _Progress(NamedTuple):
 def optimize(
     parts: Parts,
     state: TrainState,
-    base: Params,
+    frozen: Frozen,
     collected: Experience,
     pretraining: SequenceBatch | None,
 ) -> tuple[TrainState, Metrics]:
@@ -47,7 +47,7 @@ def optimize(
 
     def step(progress: _Progress, chosen: Array) -> tuple[_Progress, Metrics]:
         minibatch = jax.tree.map(lambda x: x[chosen], collected)
-        return _step(parts, state, base, progress, minibatch, pretraining)
+        return _step(parts, state, frozen, progress, minibatch, pretraining)
 
     start = _Progress(state.params, state.opt_state, jnp.zeros((), bool))
     progress, stacked = jax.lax.scan(step, start, rows)
@@ -63,7 +63,7 @@ def optimize(
 def _step(
     parts: Parts,
     state: TrainState,
-    base: Params,
+    frozen: Frozen,
     progress: _Progress,
     minibatch: Experience,
     pretraining: SequenceBatch | None,
@@ -72,14 +72,14 @@ def _step(
     prepared = parts.loss.prepare(minibatch)
 
     def objective(params: Any, part: Experience, shared: Any) -> tuple[Array, Metrics]:
-        current = experience.outputs(parts, params, base, part.rollout, whole=False)
+        current = experience.outputs(parts, params, frozen, part.rollout, whole=False)
         return parts.loss.apply(current, part, shared, state.step)
 
     (_, measured), gradients = microbatch.accumulated_gradients(
         objective, progress.params, minibatch, prepared, parts.microbatches
     )
     if parts.pretraining_loss is not None:
-        extra, shown = _pretraining(parts, state, base, progress.params, pretraining)
+        extra, shown = _pretraining(parts, state, frozen, progress.params, pretraining)
         gradients = jax.tree.map(jnp.add, gradients, extra)
         measured = {**measured, **shown}
     params, opt_state = {}, {}
@@ -103,22 +103,22 @@ def _guarded(
     stopped = before.stopped
     if parts.target_kl is not None:
         divergence = measured["policy/approx_kl"]
-        mean = divergence.total / jnp.maximum(divergence.count, 1.0)
+        mean = divergence.total / jnp.maximum(divergence.count, 1e-30)
         stopped = stopped | (mean > parts.target_kl)
         measured = {
             **measured,
             "policy/stopped": metrics.scalar(stopped.astype(jnp.float32)),
         }
-    frozen = {name: stopped for name in before.params}
+    still = {name: stopped for name in before.params}
     if parts.value_warmup:
-        frozen["policy"] = stopped | (state.step < parts.value_warmup)
+        still["policy"] = stopped | (state.step < parts.value_warmup)
     if parts.target_kl is None and not parts.value_warmup:
         return after, measured
 
     def chosen(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         return {
             name: jax.tree.map(
-                lambda a, b, keep=frozen[name]: jnp.where(keep, a, b),
+                lambda a, b, keep=still[name]: jnp.where(keep, a, b),
                 old[name],
                 new[name],
             )
@@ -136,7 +136,7 @@ def _guarded(
 
 
 def _pretraining(
-    parts: Parts, state: TrainState, base: Params, params: Any, batch: Any
+    parts: Parts, state: TrainState, frozen: Frozen, params: Any, batch: Any
 ) -> tuple[Params, Metrics]:
     """Gradient of the pretraining mix: PPO-ptx adds gamma * grad NLL, nothing else."""
     loss = parts.pretraining_loss
@@ -144,7 +144,7 @@ def _pretraining(
     prepared = loss.prepare(batch)
 
     def objective(tree: Any, part: SequenceBatch, shared: Any) -> tuple[Array, Metrics]:
-        variables = forward.merged(base, tree["policy"])
+        variables = forward.merged(frozen.policy_base, tree["policy"])
         outputs = forward.language_outputs(parts.policy, variables, part)
         return loss.apply(outputs, part, shared, state.step)
 

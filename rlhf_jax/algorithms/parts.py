@@ -61,3 +61,4 @@ class Parts(NamedTuple):
     target_kl: float | None
     value_warmup: int
     pretraining_loss: losses.Loss | None
+    exact_kl: bool

@@ -93,6 +93,7 @@ def ppo(
     target_kl: float | None = None,
     value_warmup: int = 0,
     pretraining_loss: losses.Loss | None = None,
+    exact_kl: bool = False,
 ) -> PPO:
     """Builds the learner from its parts.
 
@@ -116,6 +117,8 @@ def ppo(
       value_warmup: iterations in which only the value function learns.
       pretraining_loss: loss on `PPOBatch.pretraining` added to every minibatch
         (PPO-ptx), or None.
+      exact_kl: run the reference on every minibatch as well, for loss terms that read
+        `PolicyOutputs.kl_exact` (`losses.kl_to_reference("exact")`).
 
     Returns:
       The learner and its `explain`.
@@ -136,14 +139,15 @@ def ppo(
         state: TrainState, frozen: Frozen, batch: PPOBatch
     ) -> tuple[TrainState, Metrics]:
         rollout, scores, clock = collect(state, frozen, batch)
-        static = frozen.reference, frozen.policy_base, batch.pretraining
-        state, measured = clock("learn", learn(state, *static, rollout, scores))
+        fixed = frozen._replace(scorer=())
+        rest = batch.pretraining, rollout, scores
+        state, measured = clock("learn", learn(state, fixed, *rest))
         return state, {**measured, **clock.metrics}
 
     def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> Explained:
         rollout, scores, _ = collect(state, frozen, batch)
-        static = frozen.reference, frozen.policy_base, batch.pretraining
-        return explained(state, *static, rollout, scores)
+        fixed = frozen._replace(scorer=())
+        return explained(state, fixed, batch.pretraining, rollout, scores)
 
     return PPO(Learner(lambda key: _init(parts, key), update), explain, parts)
 
@@ -175,29 +179,28 @@ def _init(parts: Parts, key: Array) -> TrainState:
 def _learn(
     parts: Parts,
     state: TrainState,
-    reference: Params,
-    base: Params,
+    frozen: Frozen,
     pretraining: SequenceBatch | None,
     rollout: Rollout,
     scores: Any,
 ) -> tuple[TrainState, Metrics, Experience]:
     """Everything of an iteration after the scores, as one program."""
     collected, extra, measured = experience.collect(
-        parts, state, reference, base, rollout, scores.sequence
+        parts, state, frozen, rollout, scores.sequence
     )
-    trained, learned = optimization.optimize(parts, state, base, collected, pretraining)
+    trained, learned = optimization.optimize(
+        parts, state, frozen, collected, pretraining
+    )
     state = trained._replace(step=state.step + 1, extra=extra)
     return state, {**measured, **learned}, collected
 
 
-def _explain(
-    parts: Parts, state: TrainState, reference: Params, base: Params, *rest: Any
-) -> Explained:
+def _explain(parts: Parts, state: TrainState, frozen: Frozen, *rest: Any) -> Explained:
     """`_learn`, keeping what it throws away."""
-    after, measured, collected = _learn(parts, state, reference, base, *rest)
+    after, measured, collected = _learn(parts, state, frozen, *rest)
     rollout = collected.rollout
 
     def outputs(params: dict[str, Params]) -> PolicyOutputs:
-        return experience.outputs(parts, params, base, rollout, whole=False)
+        return experience.outputs(parts, params, frozen, rollout, whole=False)
 
     return Explained(collected, outputs(state.params), outputs(after.params), measured)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import data, rng
+from rlhf_jax import data, rng, rollout
+from rlhf_jax.build import models
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
@@ -23,6 +24,13 @@ from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Array, Learner, Params, PromptBatch, Scorer, TrainState
+
+AGGREGATES: dict[str, Callable[[list[Scorer]], Scorer]] = {
+    "sum": lambda found: rollout.sum_of(found, [1.0] * len(found)),
+    "mean": lambda found: rollout.ensemble(found, rollout.mean),
+    "minimum": lambda found: rollout.ensemble(found, rollout.minimum),
+}
+"""How several scorers become one."""
 
 
 class Stage(NamedTuple):
@@ -102,17 +110,29 @@ class Context(NamedTuple):
         return self.policies[source]()
 
     def scorer(self, source: str, path: str) -> Scorer:
-        """The scorer of a reward-model stage.
+        """The scorer that a config names.
+
+        Args:
+          source: a reward-model stage (`rm`), a Hugging Face directory of a reward
+            model with its own tokenizer (`./reward-model`), or several of these as
+            `sum:a,b`, `mean:a,b` or `minimum:a,b`.
+          path: key that names it, for messages.
 
         Raises:
-          UserError: no such stage comes before.
+          UserError: no such stage comes before, and no such directory exists.
         """
-        if source not in self.rewards:
-            raise UserError(
-                f"{path}='{source}' names no reward model that an earlier stage trains;"
-                f" there are: {', '.join(self.rewards) or 'none'}"
-            )
-        return self.rewards[source]()
+        aggregate, colon, members = source.partition(":")
+        if colon and aggregate in AGGREGATES:
+            found = [self.scorer(name, path) for name in members.split(",")]
+            return AGGREGATES[aggregate](found)
+        if source in self.rewards:
+            return self.rewards[source]()
+        if (Path(source) / "config.json").is_file():
+            return models.foreign_scorer(Path(source), self.task)
+        raise UserError(
+            f"{path}='{source}' names no reward model that an earlier stage trains, and"
+            f" no directory; stages: {', '.join(self.rewards) or 'none'}"
+        )
 
     def gold(self) -> Scorer | None:
         """The gold reward: the task's, or a reward model on a disjoint half."""

@@ -139,6 +139,18 @@ def _retention(section: Section) -> retention.Retention:
     return rules
 
 
+def _single_device(sizes: dict[str, int]) -> None:
+    """Checks the mesh against the devices; stages do not spread over it yet."""
+    if all(size == 1 for size in sizes.values()):
+        return
+    count = sharding.mesh(**sizes).size
+    if count > 1:
+        raise UserError(
+            f"config.mesh asks for {count} devices; stages of this version train on"
+            " one, so leave every axis at 1"
+        )
+
+
 def _logging(section: Section) -> bool:
     """Reads the section; writers are opened by `run`."""
     section.bool("tensorboard"), section.bool("wandb"), section.bool("report")

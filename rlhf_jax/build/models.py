@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import networks
+from rlhf_jax import networks, rollout
 from rlhf_jax.build.section import Section
+from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface
-from rlhf_jax.types import Array, Network, Params
+from rlhf_jax.types import Array, Network, Params, Scorer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -141,3 +142,24 @@ def parameter_table(variables: Any) -> list[tuple[str, tuple[int, ...], str]]:
         (jax.tree_util.keystr(path, simple=True, separator="/"), x.shape, str(x.dtype))
         for path, x in flat
     ]
+
+
+def foreign_scorer(path: Path, task: Any) -> Scorer:
+    """A reward model from a Hugging Face directory, on text by its own tokenizer.
+
+    Args:
+      path: directory with config.json, weights and tokenizer.
+      task: its tokenizer decodes the responses that are scored.
+    """
+    config, variables = huggingface.load(path)
+    network = networks.scalar_model(config)
+    if "head" not in variables["params"]:
+        raise UserError(f"{path} is no reward model: it has no scalar head")
+    tokenizer = tokenizers.load(path)
+    return rollout.foreign_reward_model_scorer(
+        network,
+        variables,
+        task.tokenizer.decode,
+        lambda prompt, response: tokenizer.encode(prompt + response),
+        max_length=min(config.max_length, 2 * (task.length + 1)),
+    )

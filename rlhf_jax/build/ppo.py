@@ -128,6 +128,7 @@ class _PPO(NamedTuple):
             target_kl=numbers.target_kl,
             value_warmup=numbers.value_warmup,
             pretraining_loss=self.mix.loss if self.mix else None,
+            exact_kl="kl_to_reference" in self.terms,
         )
 
     def shapes(self, key: Array) -> dict[str, Params]:

@@ -87,7 +87,7 @@ def _term(
 
     def objective(params: Any) -> Any:
         current = experience.outputs(
-            parts, params, frozen.policy_base, collected.rollout, whole=False
+            parts, params, frozen, collected.rollout, whole=False
         )
         prepared = loss.prepare(collected)
         return loss.apply(current, collected, prepared, state.step)[0]

@@ -107,9 +107,7 @@ def test_frozen_weights_are_arguments(built):
     ppo, _, frozen = built
     state = ppo.learner.init(rng.root(1))
     state, _ = ppo.learner.update(state, frozen, BATCH)
-    other = frozen._replace(
-        reference=jax.tree.map(lambda x: x + 0.1, frozen.reference)
-    )
+    other = frozen._replace(reference=jax.tree.map(lambda x: x + 0.1, frozen.reference))
     with training.count_compiles() as compiles:
         state, found = ppo.learner.update(state, other, BATCH)
         found = metrics.finish(found)
@@ -219,7 +217,7 @@ def test_a_value_head_on_the_trunk_needs_no_second_network():
 
 @pytest.mark.identity("C33", "B3")
 def test_a_larger_kl_coefficient_ends_nearer_to_the_reference():
-    """KL to the reference falls with the coefficient, and a huge one pins the policy."""
+    """KL to the reference falls with the coefficient; a huge one pins the policy."""
     ends = []
     for coefficient in (0.0, 0.5, 50.0):
         chain = rewards.chain(
@@ -252,3 +250,13 @@ def test_no_network_is_random(built):
 
     bad = str(jax.make_jaxpr(with_dropout)(built[2].reference, rng.root(0)))
     assert "random_bits" in bad or "threefry" in bad
+
+
+def test_exact_kl_reaches_the_loss():
+    loss = support.terms(kl=losses.Term(losses.kl_to_reference("exact"), weight=1.0))
+    ppo, state, frozen = support.build(
+        loss=loss, epochs=1, minibatches=1, exact_kl=True
+    )
+    other = jax.tree.map(lambda x: x + 0.05, frozen.reference)
+    _, found = ppo.learner.update(state, frozen._replace(reference=other), BATCH)
+    assert metrics.finish(found)["policy/kl_to_reference"] > 1e-4
