@@ -69,15 +69,24 @@ def test_skips_are_listed_counted_and_bounded(suite):
     assert "test_suite.py::test_parity: no torch here" in result.stdout
 
 
-def test_one_skip_too_many_fails_also_with_workers(suite):
-    """A file that skips itself counts as one."""
-    (suite / "tests" / "test_torch.py").write_text(
+def test_too_many_skips_fail_also_with_workers(suite):
+    """A file that skips itself, or that needs an absent torch, counts once."""
+    (suite / "tests" / "test_file.py").write_text(
         "import pytest\npytest.importorskip('no_such_module')\n"
     )
-    result = run(suite, "-n", "1")
+    (suite / "tests" / "test_torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\")\n"
+    )
+    result = run(suite, "-n", "2")
     assert result.returncode == 1
-    assert "2 skipped, 1 allowed" in result.stdout
-    assert "2 tests are skipped and allowed_skips.txt allows 1" in result.stdout
+    assert "3 skipped, 1 allowed" in result.stdout
+    assert "test_torch.py: needs torch" in result.stdout
+    assert "3 tests are skipped and allowed_skips.txt allows 1" in result.stdout
+
+
+def test_another_absent_module_is_an_error(suite):
+    (suite / "tests" / "test_bad.py").write_text("import no_such_module\n")
+    assert run(suite).returncode == pytest.ExitCode.INTERRUPTED
 
 
 def test_identities_select(suite):
