@@ -5,12 +5,15 @@ A wrong name in the last stage would otherwise show after the hours of the ones 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import nearest
+from rlhf_jax.build.task_type import Task
 from rlhf_jax.data import Dataset
+from rlhf_jax.data.encode import TooLong
 from rlhf_jax.errors import UserError
 
 POLICIES: Mapping[str, tuple[str, ...]] = {
@@ -108,10 +111,29 @@ def _check_task(
             f"{path}.data='task': the task has no rankings; name a file in"
             " config.task.rankings, or a stage of kind label"
         )
-    if kind in ("label", "ppo", "table") and task.encoder.overlong_prompt == "error":
-        for dataset in (task.prompts, task.heldout):
-            for record in dataset.records:
-                task.encoder.prompt(record.prompt, record.id)  # type: ignore
+    if "error" in (task.encoder.overlong_prompt, task.encoder.overlong_response):
+        _check_lengths(kind, settings, context.task)
+
+
+def _check_lengths(kind: str, settings: Mapping[str, Any], task: Task) -> None:
+    """An example that is too long stops the run before its first stage."""
+    read: list[tuple[Dataset | None, Callable[[Any], Any]]] = []
+    if kind == "sft":
+        read += [(task.demonstrations, task.encoder.sequence)]
+        read += [(task.heldout_demonstrations, task.encoder.sequence)]
+    if kind == "rm" and settings["data"] == "task":
+        read += [(task.rankings, task.encoder.ranking)]
+        read += [(task.heldout_rankings, task.encoder.ranking)]
+    if kind in ("label", "ppo", "table"):
+
+        def prompt(record: Any) -> Any:
+            return task.encoder.prompt(record.prompt, record.id)
+
+        read += [(task.prompts, prompt), (task.heldout, prompt)]
+    for dataset, encode in read:
+        for record in dataset.records if dataset is not None else ():
+            with contextlib.suppress(TooLong):  # left out and counted
+                encode(record)
 
 
 def _check_labels(
