@@ -86,7 +86,7 @@ class ScalarHead(nn.Module):
 
     Attributes:
       config: sizes and adapters.
-      init: `init(key, shape, dtype)` of the kernel.
+      init_kernel: `init(key, shape, dtype)` of the kernel.
       param_dtype: dtype of the parameters.
     """
 
@@ -107,4 +107,6 @@ class ScalarHead(nn.Module):
             correction = lora_variable(self, "kernel", start(("embed",)), size)
             kernel = kernel + correction.astype(jnp.float32)
         flat = hidden.reshape(-1, self.config.width).astype(jnp.float32)
-        return (flat @ kernel).reshape(hidden.shape[:-1])
+        # Highest precision: accelerators would multiply float32 with fewer bits.
+        product = jnp.matmul(flat, kernel, precision="highest")
+        return product.reshape(hidden.shape[:-1])
