@@ -119,7 +119,10 @@ def load_params(
             f"checkpoint {step} has no parameters {group!r}; it has: "
             f"{', '.join(sorted(stored))}"
         )
-    wanted = stored if like is None else ({group: like} if group else like)
+    if like is None:  # stored shardings name devices that may not be here
+        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+    else:
+        wanted = {group: like} if group else like
     wanted = jax.tree.map(_abstract, wanted)
     if group is not None:
         wanted = {**{k: v for k, v in stored.items() if k != group}, **wanted}

@@ -80,7 +80,7 @@ def train(
     writers: Iterable[Writer] = (),
     stop: Stop | None = None,
     init_from: starting.InitFrom | None = None,
-    place: Callable[[TrainState], TrainState] | None = None,
+    shardings: Callable[[TrainState], Any] | None = None,
     place_batch: Callable[[Any], Any] = jax.device_put,
     guard_transfers: bool = False,
     progress: bool = True,
@@ -106,7 +106,7 @@ def train(
       writers: where metrics and samples go; flushed before a checkpoint is committed.
       stop: listens for SIGTERM; None = one for the time of this call.
       init_from: parameters for a warm start, see `start.warm_start`.
-      place: spreads a fresh state over devices; None = one device.
+      shardings: abstract state -> its shardings; None = one device.
       place_batch: brings a host batch to the devices.
       guard_transfers: forbid implicit transfers in updates; for learners that are one
         jitted function and batches that are arrays.
@@ -144,7 +144,7 @@ def train(
         key=key,
         settings=run.settings,
         init_from=init_from,
-        place=place,
+        shardings=shardings,
     )
     run.checkpointer.clean()
     with contextlib.ExitStack() as stack:

@@ -57,7 +57,7 @@ def begin(
     key: Array,
     settings: Settings,
     init_from: InitFrom | None = None,
-    place: Callable[[TrainState], TrainState] | None = None,
+    shardings: Callable[[TrainState], Any] | None = None,
 ) -> Start:
     """Restore the latest checkpoint of this workdir, else warm-start, else initialise.
 
@@ -68,8 +68,8 @@ def begin(
       key: given to `learner.init`.
       settings: compared with those of the checkpoint.
       init_from: parameters for a warm start, see `warm_start`.
-      place: spreads a fresh state over devices; its shardings are also those that a
-        restored state gets. None = one device.
+      shardings: abstract state -> its shardings, leaf by leaf, for a fresh and for a
+        restored state. None = one device.
 
     Raises:
       UserError: the checkpoint was made under another number-changing setting, or
@@ -84,7 +84,7 @@ def begin(
         )
         fingerprint.note(record.notes, settings.notes)
         logging.info("%s: resumed from %s (this workdir)", stage, path)
-        like = _like(learner, key, place)
+        like = _like(jax.eval_shape(learner.init, key), shardings)
         return Start(strengthen(checkpointer.restore(latest, like)), record)
     state = learner.init(key)
     if init_from is not None:
@@ -92,7 +92,9 @@ def begin(
     else:
         logging.info("%s: started from scratch", stage)
     state = strengthen(state)
-    return Start(state if place is None else place(state), None)
+    if shardings is not None:
+        state = jax.device_put(state, shardings(jax.eval_shape(lambda: state)))
+    return Start(state, None)
 
 
 def warm_start(state: TrainState, init_from: InitFrom, stage: str = "") -> TrainState:
@@ -148,11 +150,15 @@ def strengthen(state: TrainState) -> TrainState:
 
 
 def _like(
-    learner: Learner, key: Array, place: Callable[[TrainState], TrainState] | None
+    abstract: TrainState, shardings: Callable[[TrainState], Any] | None
 ) -> TrainState:
-    if place is None:
-        return jax.eval_shape(learner.init, key)
-    return jax.eval_shape(lambda k: place(learner.init(k)), key)
+    if shardings is None:
+        return abstract
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract,
+        shardings(abstract),
+    )
 
 
 def _fit(like: Params, given: Params, group: str) -> Params:
