@@ -144,16 +144,13 @@ def tally_in(path: str) -> None:
 def run(
     command: Sequence[str], plant: str = "", blow: Blow | None = None, rows: int = 0
 ) -> tuple[int, str]:
-    """Run to the end or to the blow.
+    """Run to the end or to the blow; exit code (negative = signal), end of stderr.
 
     Args:
       command: what to run.
       plant: a call into this module that the child makes when it starts.
       blow: a signal to send; its phase, if any, is the plant's business.
       rows: size of the undisturbed run's `metrics.jsonl` in bytes.
-
-    Returns:
-      Exit code (negative = signal), and the end of stderr.
     """
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
@@ -183,10 +180,7 @@ def in_folder(command: Sequence[str], folder: Path) -> list[str]:
 def play(
     command: Sequence[str], blow: Blow, rows: int, max_restarts: int = 5
 ) -> tuple[int, int]:
-    """One draw: run, strike, restart until done.
-
-    Returns:
-      Exit code of the disturbed process, and the number of restarts.
+    """Run, strike, restart until done: exit code of the first, number of restarts.
 
     Raises:
       RuntimeError: the run cannot be brought to its end, with its stderr.
@@ -280,14 +274,9 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 
 def _plant(folder: Path, call: str) -> None:
     """Write the `sitecustomize` that calls into this module in the child."""
-    lines = [
-        "import importlib.util as u",
-        f"s = u.spec_from_file_location('chaos', {str(Path(__file__).absolute())!r})",
-        "m = u.module_from_spec(s)",
-        "s.loader.exec_module(m)",
-        f"m.{call}",
-    ]
-    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    here = Path(__file__).absolute().parent
+    lines = f"import sys; sys.path.append({str(here)!r}); import chaos; chaos.{call}\n"
+    (folder / "sitecustomize.py").write_text(lines)
 
 
 def _strike(
