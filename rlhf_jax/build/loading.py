@@ -69,7 +69,8 @@ def _failure(error: BaseException, path: Path) -> str:
 def override(config: ml_collections.ConfigDict, settings: dict[str, str]) -> None:
     """Sets dotted keys from the command line, in place.
 
-    The value is read as the type that the experiment gave the key.
+    The value is read as the type that the experiment gave the key; `None` is None
+    everywhere, and whoever reads the key says whether it may be.
 
     Raises:
       UserError: an unknown key (names the nearest) or a value of the wrong type.
@@ -91,7 +92,7 @@ def override(config: ml_collections.ConfigDict, settings: dict[str, str]) -> Non
         node = config
         for name in parents:
             node = node[name]
-        node[last] = _parse(key, text, node.get_type(last), node[last])
+        node[last] = _parse(key, text, node.get_type(last))
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -117,9 +118,9 @@ def _nearest_dotted(key: str, known: list[str]) -> str:
     return "; `rlhf-jax check --config=...` prints the keys that exist"
 
 
-def _parse(key: str, text: str, kind: type, old: Any) -> Any:
+def _parse(key: str, text: str, kind: type) -> Any:
     """Text of the command line as the type of the key."""
-    if text == "None" and (old is None or kind is type(None)):
+    if text == "None":
         return None
     if kind is str:
         return text

@@ -105,7 +105,9 @@ class Section:
     def names(self, key: str) -> tuple[str, ...]:
         """An explicit order: a tuple of texts."""
         value = self._take(key)
-        if isinstance(value, str) or not all(isinstance(x, str) for x in value):
+        if not isinstance(value, tuple | list) or not all(
+            isinstance(x, str) for x in value
+        ):
             self._refuse(key, value, "a tuple of names, such as ('a', 'b')")
         return tuple(value)
 
