@@ -142,10 +142,12 @@ def test_a_crash_between_checkpoints_repeats_the_steps(
             return super().batch(now)
 
     with pytest.raises(KeyboardInterrupt):
-        go(toy, learner, tmp_path, batches=Crashing())
+        go(toy, learner, tmp_path, batches=Crashing(), save_every=3)
+    beyond = [row["step"] for row in read_rows(tmp_path / "samples.jsonl")]
+    assert max(beyond) == 4  # evaluated after the checkpoint of step 3
     again = toy.Rows()
-    go(toy, learner, tmp_path, batches=again)
-    assert again.drawn == [4, 5, 6, 7]
+    go(toy, learner, tmp_path, batches=again, save_every=3)
+    assert again.drawn == [3, 4, 5, 6, 7]
     assert digest(tmp_path) == undisturbed[1]
     rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(9))
@@ -238,6 +240,23 @@ def test_init_from_must_fit(toy, learner, tmp_path):
     wrong = {"policy": {"params": {"w": jnp.ones((4, 3)), "bias": jnp.ones(2)}}}
     with pytest.raises(UserError, match=r"bias.*\(1, 3\).*\(2,\)"):
         go(toy, learner, tmp_path, init_from=wrong)
+
+
+@pytest.mark.identity("C38")
+def test_no_weak_types_survive(toy, learner, tmp_path):
+    """A checkpoint forgets weak types, so a running state has none either."""
+    assert learner.init(rng.root(0)).extra["kl"].coef.weak_type
+    seen = []
+
+    def update(state, frozen, batch):
+        state, metrics = learner.update(state, frozen, batch)
+        seen.append(state.extra["kl"].coef)
+        weak = state.extra["kl"]._replace(coef=jnp.asarray(0.5))
+        return state._replace(extra={"kl": weak}), metrics
+
+    state = go(toy, Learner(learner.init, update), tmp_path, steps=1)
+    assert not seen[0].weak_type
+    assert not state.extra["kl"].coef.weak_type
 
 
 def test_order_of_the_loop(toy, learner, tmp_path):
