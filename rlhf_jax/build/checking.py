@@ -95,7 +95,8 @@ def _stage_memory(
     settings = plain[stage]
     trained = _bytes(state.params) if state else 0
     language = _bytes(_shapes(context.model.language()))
-    frozen = FROZEN[settings["kind"]](context, plain, settings, language)
+    beside = FROZEN.get(settings["kind"])
+    frozen = beside(context, plain, settings, language) if beside else 0
     if state and context.model.lora is not None:
         frozen += language
     rows, width = _sampled(settings), context.task.prompt_length
@@ -126,8 +127,6 @@ def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> i
 
 
 FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
-    "sft": lambda context, plain, settings, language: 0,
-    "rm": lambda context, plain, settings, language: 0,
     "label": lambda context, plain, settings, language: language,
     "ppo": _beside_ppo,
     "table": lambda context, plain, settings, language: (

@@ -154,7 +154,9 @@ def _check_counts(
     path: str, kind: str, settings: Mapping[str, Any], context: Context
 ) -> None:
     heldout, training = context.task.heldout, context.task.prompts
-    asked: dict[str, Dataset] = {
+    rows = None if settings.get("packed", True) else context.task.demonstrations
+    asked: dict[str, Any] = {
+        "sft": {"batch_size": rows} if rows is not None else {},
         "label": {"prompts": training, "heldout": heldout},
         "ppo": {"eval_prompts": heldout, "batch_size": training},
         "table": {"prompts": heldout},
@@ -163,6 +165,6 @@ def _check_counts(
         total = len(dataset.records)
         if settings[key] > total:
             raise UserError(
-                f"{path}.{key}={settings[key]} asks for more than the {total} prompts"
+                f"{path}.{key}={settings[key]} asks for more than the {total} records"
                 f" of '{dataset.name}'; lower it, or give the task more"
             )

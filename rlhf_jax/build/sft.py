@@ -140,15 +140,16 @@ class _FineTuning(NamedTuple):
         return heldout_loss(self.network, frozen, list(batches.epoch()))
 
     def describe(self) -> dict[str, Any]:
-        """Shapes and arithmetic for `check`."""
-        per_epoch = self.stream(self.dataset).steps_per_epoch
+        """Shapes and arithmetic for `check`; no example is tokenized."""
+        rows, records = self.steps * self.batch_size, len(self.dataset.records)
+        unit = "rows, several records each," if self.packed else "rows"
         return {
             "state": jax.eval_shape(
                 self.learner.init, self.context.init_key(self.name)
             ),
             "batch": f"{self.batch_size} x {self.context.task.length} tokens",
             "optimizer steps": self.steps,
-            "epochs": round(self.steps / per_epoch, 2),
+            "data": f"{rows:,} {unit} of {records:,} records",
         }
 
 
