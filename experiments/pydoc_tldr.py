@@ -42,7 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.pretrain = _fine_tuning("pretraining", "init", packed=True)
     config.pretrain.update(dict(steps=272, batch_size=80))
     config.sft = _fine_tuning("sft", "pretrain", packed=False)
-    config.sft.update(dict(steps=210, batch_size=32, eval_every=35))
+    config.sft.update(dict(steps=142, batch_size=32, eval_every=71))
     config.sft.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
     config.label = ConfigDict(
         dict(
@@ -62,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
             init="sft",
             data="label",
             half="all",
-            steps=106,
+            steps=71,
             batch_size=32,
             microbatches=1,
             head="normal",
@@ -126,7 +126,7 @@ def _ppo() -> ConfigDict:
             policy="sft",
             reference="sft",
             reward_model="rm",
-            steps=40,
+            steps=24,
             batch_size=64,
             samples_per_prompt=1,
             epochs=4,
@@ -152,7 +152,7 @@ def _ppo() -> ConfigDict:
             pretraining=dict(coef=0.0, batch_size=32),
             optimizer=defaults.optimizer(2e-4, eps=1e-5, clip_norm=None),
             value_optimizer=defaults.optimizer(3e-4, eps=1e-5, clip_norm=None),
-            eval_every=20,
+            eval_every=12,
             eval_prompts=64,
             eval_temperature=1.0,
             shown_samples=4,

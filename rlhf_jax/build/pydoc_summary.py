@@ -12,6 +12,7 @@ import numpy as np
 from rlhf_jax import data, stats
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
+from rlhf_jax.build.task_type import Task
 from rlhf_jax.data import ngram
 from rlhf_jax.data.encode import Encoded
 from rlhf_jax.data.records import Demonstration, Document
@@ -44,7 +45,9 @@ def pydoc_summary(name: str, section: Section, context: Context) -> Stage:
         accuracy = _accuracy(_result(context, judged))
         folder = context.folder(table)
         rouge = rouge_difference(
-            _rows(folder / f"{base}.jsonl"), _rows(folder / f"{policy}.jsonl"), context
+            _rows(folder / f"{base}.jsonl"),
+            _rows(folder / f"{policy}.jsonl"),
+            context.task,
         )
         return {
             "perplexity": model,
@@ -77,13 +80,12 @@ def _sequences(dataset: data.Dataset, encoder: data.Encoder) -> Iterator[Encoded
 
 
 def rouge_difference(
-    base: list[dict[str, Any]], policy: list[dict[str, Any]], context: Context
+    base: list[dict[str, Any]], policy: list[dict[str, Any]], task: Task
 ) -> dict[str, Any]:
     """Mean gold (ROUGE-L) of two table rows, and their difference paired by prompt."""
     first, second = by_prompt(base), by_prompt(policy)
     ids = sorted(first)
-    offset = len(context.task.prompts.records)
-    records = context.task.heldout.records
+    offset, records = len(task.prompts.records), task.heldout.records
     clusters = [records[i - offset].extra.get("cluster", str(i)) for i in ids]
     change = stats.clustered_mean(
         np.asarray([second[i] - first[i] for i in ids]), np.asarray(clusters)
@@ -108,8 +110,8 @@ def by_prompt(rows: list[dict[str, Any]]) -> dict[int, float]:
 
 def _accuracy(result: dict[str, Any]) -> dict[str, Any]:
     return {
-        "value": result["accuracy"],
-        "ci": result["accuracy_ci"],
+        "value": result.get("accuracy"),
+        "ci": result.get("accuracy_ci"),
         "pairs": result["pairs"],
         "tied_pairs": result["tied_pairs"],
     }
@@ -118,19 +120,26 @@ def _accuracy(result: dict[str, Any]) -> dict[str, Any]:
 def verdict(ratio: float, accuracy: dict[str, Any], rouge: dict[str, Any]) -> str:
     """Which aims are met and which are missed, in words, whatever came out."""
     met = "met" if ratio <= PERPLEXITY_AIM else "missed"
-    low, high = accuracy["ci"]
-    above = "above" if low > ACCURACY_AIM else "not above"
     down, up = rouge["diff_ci"]
     moved = (
         "raised" if down > 0 else "lowered" if up < 0 else "did not measurably change"
     )
     return (
         f"Fine-tuning reaches {ratio:.2f} of the bigram's perplexity (aim"
-        f" {PERPLEXITY_AIM}: {met}). The reward model orders {accuracy['value']:.3f} of"
-        f" held-out pairs as ROUGE-L does, interval {low:.3f} to {high:.3f},"
-        f" {above} {ACCURACY_AIM}. PPO {moved} ROUGE-L: {rouge['sft']:.3f} ->"
-        f" {rouge['ppo']:.3f}, difference {rouge['diff']:+.3f}, interval {down:+.3f} to"
-        f" {up:+.3f}."
+        f" {PERPLEXITY_AIM}: {met}). {_ordered(accuracy)} PPO {moved} ROUGE-L:"
+        f" {rouge['sft']:.3f} -> {rouge['ppo']:.3f}, difference {rouge['diff']:+.3f},"
+        f" interval {down:+.3f} to {up:+.3f}."
+    )
+
+
+def _ordered(accuracy: dict[str, Any]) -> str:
+    if accuracy["value"] is None:
+        return "All held-out rankings tie: the reward model's accuracy is unknown."
+    low, high = accuracy["ci"]
+    above = "above" if low > ACCURACY_AIM else "not above"
+    return (
+        f"The reward model orders {accuracy['value']:.3f} of held-out pairs as ROUGE-L"
+        f" does, interval {low:.3f} to {high:.3f}, {above} {ACCURACY_AIM}."
     )
 
 

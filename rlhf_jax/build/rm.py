@@ -194,7 +194,8 @@ def judge(
 
     The ceiling is the mean of max(p, 1 - p) over the same pairs, p being the
     probability sigmoid((gold_i - gold_j) / noise) that the label says i over j. Where
-    the labels carry no noise it is 1; where no gold is known it is left out.
+    the labels carry no noise it is 1; where no gold is known it is left out. Where
+    every ranking ties there is no accuracy.
 
     Args:
       scores: [N K], rows as in `heldout`; further rows are padding.
@@ -217,14 +218,14 @@ def judge(
             if gold is not None and noise:
                 z = abs(gold[i] - gold[j]) / noise
                 reachable.append(float(1 / (1 + np.exp(-z))))
-    found = stats.clustered_mean(np.asarray(right), np.asarray(clusters))
-    result: dict[str, Any] = {
-        "accuracy": found.mean,
-        "accuracy_se": found.se,
-        "accuracy_ci": [found.low, found.high],
-        "pairs": len(right),
-        "tied_pairs": int(tied),
-    }
+    result: dict[str, Any] = {"pairs": len(right), "tied_pairs": int(tied)}
+    if right:
+        found = stats.clustered_mean(np.asarray(right), np.asarray(clusters))
+        result |= {
+            "accuracy": found.mean,
+            "accuracy_se": found.se,
+            "accuracy_ci": [found.low, found.high],
+        }
     if reachable:
         result["ceiling"] = float(np.mean(reachable))
     elif noise == 0.0:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rlhf_jax import advantages, losses, rewards
 from rlhf_jax.build import defaults
 
 
@@ -217,4 +218,13 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
 
 def _section(values: dict[str, Any], changes: dict[str, Any]) -> ConfigDict:
-    return ConfigDict({**values, **changes})
+    merged = {**values, **changes}
+    lists = (merged.get(key, ()) for key in ("terms", "rewards", "estimator"))
+    named = {name for names in lists for name in names}
+    return ConfigDict(
+        {k: v for k, v in merged.items() if k in named or k not in _PARTS}
+    )
+
+
+_PARTS = {*losses.__all__, *rewards.__all__, *advantages.__all__}
+"""Names of parts: the keywords of those that a section does not list are left out."""
