@@ -10,7 +10,7 @@ PACKAGE = ROOT / "rlhf_jax"
 
 LAYERS = [
     {"types", "metrics", "rng", "errors", "sharding", "stats", "ops"},
-    {"rewards", "advantages", "losses", "networks", "data", "worlds"},
+    {"rewards", "advantages", "losses", "networks", "data", "worlds", "optimizers"},
     {"rollout"},
     {"algorithms"},
     {"training"},

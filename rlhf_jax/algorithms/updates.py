@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from rlhf_jax.training.optimizer import apply_updates
+from rlhf_jax.optimizers import apply_updates
 from rlhf_jax.types import Metrics, Params
 
 

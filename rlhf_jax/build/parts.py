@@ -17,8 +17,8 @@ from rlhf_jax import advantages, losses, rewards
 from rlhf_jax.build.section import Section, nearest
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
-from rlhf_jax.training import schedules
-from rlhf_jax.training.optimizer import optimizer as make_optimizer
+from rlhf_jax.optimizers import optimizer as make_optimizer
+from rlhf_jax.optimizers import schedules
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 ESTIMATORS: Mapping[str, Callable[..., Any]] = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}

@@ -7,9 +7,6 @@ from rlhf_jax.training.loop import Batches as Batches
 from rlhf_jax.training.loop import Evaluation as Evaluation
 from rlhf_jax.training.loop import train as train
 from rlhf_jax.training.monitoring import count_compiles as count_compiles
-from rlhf_jax.training.optimizer import apply_updates as apply_updates
-from rlhf_jax.training.optimizer import ema_params as ema_params
-from rlhf_jax.training.optimizer import optimizer as optimizer
 from rlhf_jax.training.retention import Retention as Retention
 from rlhf_jax.training.stopping import Preempted as Preempted
 from rlhf_jax.training.stopping import Stop as Stop

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import metrics as metrics_lib
-from rlhf_jax.training.optimizer import optimizer_metrics
+from rlhf_jax.optimizers import optimizer_metrics
 from rlhf_jax.training.progress import count_tokens
 from rlhf_jax.types import TrainState
 

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import tiny_ppo as support
 
-from rlhf_jax import algorithms, losses, metrics, networks, rewards, rng, training
+from rlhf_jax import (
+    algorithms,
+    losses,
+    metrics,
+    networks,
+    optimizers,
+    rewards,
+    rng,
+    training,
+)
 from rlhf_jax.algorithms import experience, forward
 
 BATCH = algorithms.PPOBatch(support.prompts())
@@ -132,7 +141,7 @@ def test_explain_repeats_the_step_and_leaves_the_state(built):
 
 
 def sgd():
-    return {name: training.optimizer("sgd", 1.0) for name in ("policy", "value")}
+    return {name: optimizers.optimizer("sgd", 1.0) for name in ("policy", "value")}
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +212,7 @@ def test_a_value_head_on_the_trunk_needs_no_second_network():
         policy=policy,
         value=None,
         initial=lambda key: {"policy": policy.init(key)},
-        optimizers={"policy": training.optimizer("adam", 1e-2)},
+        optimizers={"policy": optimizers.optimizer("adam", 1e-2)},
         epochs=1,
         minibatches=1,
     )

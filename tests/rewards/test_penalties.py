@@ -241,7 +241,9 @@ def test_public_names_are_factories_or_records():
 
 def test_a_kl_that_is_not_finite_leaves_the_coefficient():
     trajectory = trajectories.make()
-    broken = trajectory._replace(ref_logprobs=trajectory.ref_logprobs.at[0, 0].set(jnp.nan))
+    broken = trajectory._replace(
+        ref_logprobs=trajectory.ref_logprobs.at[0, 0].set(jnp.nan)
+    )
     link = rewards.adaptive_kl_penalty(0.2, target=6.0, horizon=100)
     _, coefficient, _ = link.update(rewards.initial(broken), link.init(), broken)
     assert float(coefficient) == pytest.approx(0.2)

@@ -10,10 +10,10 @@ from rlhf_jax import (
     algorithms,
     losses,
     networks,
+    optimizers,
     rewards,
     rng,
     rollout,
-    training,
 )
 from rlhf_jax.types import ModelInputs, PromptBatch, SequenceBatch
 
@@ -82,13 +82,11 @@ def build(**changes: Any) -> tuple[algorithms.PPO, Any, algorithms.Frozen]:
             temperature=changes.get("temperature", 1.0),
         ),
         scorer=rollout.world_scorer(evenness),
-        shaping=rewards.chain(
-            rewards.score_at_last_token(), rewards.kl_penalty(0.05)
-        ),
+        shaping=rewards.chain(rewards.score_at_last_token(), rewards.kl_penalty(0.05)),
         estimator=advantages.whitened(advantages.gae(discount=1.0, lam=0.95)),
         loss=terms(),
         optimizers={
-            name: training.optimizer("adam", 3e-3) for name in ("policy", "value")
+            name: optimizers.optimizer("adam", 3e-3) for name in ("policy", "value")
         },
         epochs=2,
         minibatches=2,

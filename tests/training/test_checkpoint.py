@@ -10,9 +10,9 @@ import pytest
 
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
+from rlhf_jax.optimizers import optimizer
 from rlhf_jax.training import checkpoint, retention
 from rlhf_jax.training.checkpointer import Checkpointer
-from rlhf_jax.training.optimizer import optimizer
 from rlhf_jax.training.retention import Retention, Saved
 from rlhf_jax.types import TrainState
 

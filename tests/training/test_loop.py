@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
+from rlhf_jax.optimizers.transformations import RecordedState
 from rlhf_jax.training import (
     Evaluation,
     JsonlWriter,
@@ -21,7 +22,6 @@ from rlhf_jax.training import (
 )
 from rlhf_jax.training.digest import digest
 from rlhf_jax.training.monitoring import count_compiles
-from rlhf_jax.training.optimizer import RecordedState
 from rlhf_jax.training.writers import read_rows
 from rlhf_jax.types import Learner
 

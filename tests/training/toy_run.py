@@ -20,6 +20,7 @@ from absl import logging
 
 from rlhf_jax import metrics, rng
 from rlhf_jax.errors import UserError
+from rlhf_jax.optimizers import linear
 from rlhf_jax.training import (
     Evaluation,
     JsonlWriter,
@@ -31,7 +32,6 @@ from rlhf_jax.training import (
     optimizer,
     train,
 )
-from rlhf_jax.training.schedules import linear
 from rlhf_jax.types import Learner, TrainState
 
 

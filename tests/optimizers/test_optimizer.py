@@ -8,8 +8,7 @@ import pytest
 
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import schedules
-from rlhf_jax.training.optimizer import apply_updates, ema_params, optimizer
+from rlhf_jax.optimizers import apply_updates, ema_params, optimizer, schedules
 
 GRADS = np.random.default_rng(0).normal(size=(6, 5)) * np.logspace(-4, 0, 5)
 

@@ -16,7 +16,7 @@ import optax
 
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import schedules
+from rlhf_jax.optimizers import schedules
 
 Array = jax.Array
 
