@@ -17,7 +17,7 @@ import jax
 
 Array = jax.Array
 Params = Any
-"""A variables dict of one network: `{"params": ...}`, with LoRA also `{"lora": ...}`."""
+"""Variables of one network: `{"params": ...}`, with LoRA also `{"lora": ...}`."""
 
 
 class ModelInputs(NamedTuple):
@@ -236,7 +236,8 @@ Metrics = Mapping[str, Any]
 class RewardTransformation(NamedTuple):
     """A link of the shaping chain.
 
-    `init() -> state`; `update(Rewards, state, Trajectory) -> (Rewards, state, Metrics)`.
+    `init() -> state`; `update(Rewards, state, Trajectory) -> (Rewards, state,
+    Metrics)`.
     """
 
     init: Callable[[], Any]
@@ -244,7 +245,8 @@ class RewardTransformation(NamedTuple):
 
 
 class AdvantageEstimator(NamedTuple):
-    """`init() -> state`; `update(Rewards, state, Trajectory) -> (Advantages, state)`."""
+    """`init() -> state`; `update(Rewards, state, Trajectory) -> (Advantages,
+    state)`."""
 
     init: Callable[[], Any]
     update: Callable[[Rewards, Any, Trajectory], tuple[Advantages, Any]]

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from rlhf_jax.errors import UserError
+
 
 def prepare() -> None:
     """Quiet logs, offline hubs, and compiled programs kept between processes.
 
     `JAX_COMPILATION_CACHE_DIR` chooses the folder; empty switches the cache off.
+
+    Raises:
+      UserError: jax finds no device, for instance because of `JAX_PLATFORMS`.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,3 +31,8 @@ def prepare() -> None:
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"jax finds no device to run on: {line}") from error

@@ -23,7 +23,13 @@ def test_a_link_that_edits_scores_comes_before_the_placement():
         parts.shaping(section(rewards=names, missing_eos_penalty={"penalty": 1.0}), 0.1)
 
 
+@pytest.mark.identity("I8")
 def test_unknown_parts_and_keywords_name_the_nearest():
+    """Config keys that are unknown or that nothing reads are errors."""
+    unread = Section({"kl_coef": 0.1, "kl_coeff": 0.2})
+    unread.float("kl_coef")
+    with pytest.raises(UserError, match="kl_coeff is read by nothing"):
+        unread.finish()
     with pytest.raises(UserError, match="did you mean 'kl_penalty'"):
         parts.shaping(section(rewards=("score_at_last_token", "kl_penalti")), 0.1)
     given = section(

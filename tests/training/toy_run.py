@@ -20,16 +20,14 @@ from absl import logging
 
 from rlhf_jax import metrics, rng
 from rlhf_jax.errors import UserError
-from rlhf_jax.optimizers import linear
+from rlhf_jax.optimizers import apply_updates, linear, optimizer
 from rlhf_jax.training import (
     Evaluation,
     JsonlWriter,
     Preempted,
     Retention,
     Stop,
-    apply_updates,
     digest,
-    optimizer,
     train,
 )
 from rlhf_jax.types import Learner, TrainState
