@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 from command_line import TINY, contents
 
@@ -261,6 +262,15 @@ def test_data_that_are_not_there_are_named(refused, experiment, tmp_path):
     path = tmp_path / "nope.jsonl"
     assert str(path) in refused("check", experiment(demonstrations=str(path)))
     assert "names no file" in refused("check", experiment())
+
+
+def test_a_machine_without_devices_is_named(refused, monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'tpu'\nmore")
+
+    monkeypatch.setattr(jax, "devices", none)
+    message = refused("check", TINY)
+    assert "no device" in message and "'tpu'" in message and "more" not in message
 
 
 def test_the_line_stands_alone_in_a_real_process(tmp_path):
