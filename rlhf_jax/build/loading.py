@@ -89,7 +89,7 @@ def override(config: ml_collections.ConfigDict, settings: dict[str, str]) -> Non
                 f"{_nearest_dotted(key, list(known))}"
             )
         *parents, last = key.split(".")
-        node = config
+        node: Any = config
         for name in parents:
             node = node[name]
         node[last] = _parse(key, text, node.get_type(last))

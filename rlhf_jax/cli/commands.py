@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlhf_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
     return config
 
 
-def _workdir(options: Options, seed: int) -> Path:
+def _workdir(options: Options, seed: Any) -> Path:
     """The given folder, or one that carries the experiment's name and seed."""
     if options.workdir is not None and not options.workdir.strip():
         raise UserError("--workdir is empty; name a folder, or leave it out")

@@ -1,7 +1,9 @@
 """The command line in process, and one finished tiny run for all tests."""
 
+import json
+
 import pytest
-from command_line import SMALL, TINY, Outcome
+from command_line import PROMPT, SMALL, TINY, Outcome
 
 from rlhf_jax.cli.main import main
 
@@ -48,3 +50,15 @@ def finished_run(tmp_path_factory):
     dump = "--config.debug.dump_step=1"
     assert main(["train", TINY, f"--workdir={workdir}", *SMALL, dump]) == 0
     return workdir
+
+
+@pytest.fixture
+def answers(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [
+        {"prompt": PROMPT, "response": "*w2* *w4*", "by": "me"},
+        {"prompt": [3, 24, 2], "response": [24, 1], "id": "x"},
+        {"prompt": PROMPT, "response": "w1"},
+    ]
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    return path, rows

@@ -1,119 +1,16 @@
-"""`generate`, `score` and `export` of trained stages and of directories."""
+"""`generate` and `score` of trained stages and of directories."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from command_line import TINY, contents
+from command_line import PROMPT, inputs, lines, our_logits
 
 from rlhf_jax import networks, rng
 from rlhf_jax.build import opening
-from rlhf_jax.cli.main import main
-from rlhf_jax.types import ModelInputs
-
-torch = pytest.importorskip("torch")
-PROMPT = "w1 *w2* w3 *w4* =>"
-
-
-def lines(text):
-    return [json.loads(line) for line in text.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def exported(finished_run, tmp_path_factory):
-    """`exported("ppo")`: the directory that a stage was exported to."""
-    root, done = tmp_path_factory.mktemp("exported"), {}
-
-    def get(stage):
-        if stage not in done:
-            assert main(["export", str(finished_run / stage), str(root / stage)]) == 0
-            done[stage] = root / stage
-        return done[stage]
-
-    return get
-
-
-def inputs(tokens):
-    tokens = jnp.asarray(tokens, jnp.int32)
-    return ModelInputs(
-        tokens=tokens,
-        mask=jnp.ones(tokens.shape, bool),
-        positions=jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
-        segment_ids=jnp.zeros_like(tokens),
-    )
-
-
-def our_logits(opened, tokens):
-    hidden = opened.network.apply(opened.variables, inputs(tokens)).hidden
-    return np.asarray(networks.logits(opened.network, opened.variables, hidden))
-
-
-def their_logits(folder, tokens):
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        return model(torch.tensor(tokens)).logits.numpy()
-
-
-TOKENS = [[3, 24, 5, 26, 2, 24, 26, 1], [7, 8, 30, 31, 2, 4, 5, 6]]
-
-
-def test_transformers_sees_the_logits_of_an_exported_policy(finished_run, exported):
-    opened = opening.open_stage(finished_run / "ppo")
-    np.testing.assert_allclose(
-        their_logits(exported("ppo"), TOKENS), our_logits(opened, TOKENS), atol=1e-4
-    )
-
-
-def test_transformers_sees_the_logits_of_an_exported_neox(tmp_path, command):
-    run, out = tmp_path / "run", tmp_path / "out"
-    settings = ["family=gpt_neox", "num_layers=1", "tied_embeddings=false"]
-    arguments = [f"--config.model.{setting}" for setting in settings]
-    arguments += ["--config.stages=sft", "--config.sft.steps=1"]
-    assert main(["train", TINY, *arguments, f"--workdir={run}"]) == 0
-    assert main(["export", str(run / "sft"), str(out)]) == 0
-    config = json.loads((out / "config.json").read_text())
-    assert config["architectures"] == ["GPTNeoXForCausalLM"]
-    opened = opening.open_stage(run / "sft")
-    np.testing.assert_allclose(
-        their_logits(out, TOKENS), our_logits(opened, TOKENS), atol=1e-4
-    )
-
-
-def test_an_exported_tokenizer_gives_the_same_ids(finished_run, exported):
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(exported("ppo"))
-    opened = opening.open_stage(finished_run / "ppo")
-    assert tokenizer(PROMPT)["input_ids"] == opened.encoder.prompt(PROMPT).tolist()
-    assert tokenizer.eos_token_id == opened.stop_tokens[0]
-
-
-def test_an_exported_policy_generates_what_the_stage_does(
-    command, finished_run, exported
-):
-    arguments = [f"--prompt={PROMPT}", "--max-length=10", "--temperature=0"]
-    _, stage, _ = command("generate", finished_run / "ppo", *arguments)
-    _, folder, _ = command("generate", exported("ppo"), *arguments)
-    assert lines(stage) == lines(folder)
-
-
-@pytest.fixture
-def answers(tmp_path):
-    path = tmp_path / "answers.jsonl"
-    rows = [
-        {"prompt": PROMPT, "response": "*w2* *w4*", "by": "me"},
-        {"prompt": [3, 24, 2], "response": [24, 1], "id": "x"},
-        {"prompt": PROMPT, "response": "w1"},
-    ]
-    path.write_text("\n\n".join(map(json.dumps, rows)))
-    return path, rows
 
 
 def test_scores_are_those_of_the_run_with_gain_and_bias(command, finished_run, answers):
@@ -131,26 +28,6 @@ def test_scores_are_those_of_the_run_with_gain_and_bias(command, finished_run, a
     wanted = done["gain"] * float(raw) + done["bias"]
     assert done["gain"] != 1.0 and done["bias"] != 0.0
     np.testing.assert_allclose(found[0]["score"], wanted, atol=1e-4)
-
-
-def test_transformers_sees_the_score_with_the_gain_folded_in(
-    command, finished_run, exported, answers
-):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    path, rows = answers
-    folder = exported("rm")
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    bias = json.loads((folder / "reward.json").read_text())["bias"]
-    ids = tokenizer(f"{PROMPT} *w2* *w4*")["input_ids"] + [tokenizer.eos_token_id]
-    with torch.no_grad():
-        theirs = model(torch.tensor([ids])).logits[0, 0].item() + bias
-    _, stage, _ = command("score", finished_run / "rm", path)
-    _, again, _ = command("score", folder, path)
-    np.testing.assert_allclose(theirs, lines(stage)[0]["score"], atol=1e-4)
-    for one, other in zip(lines(stage), lines(again), strict=True):
-        np.testing.assert_allclose(one["score"], other["score"], atol=1e-5)
 
 
 def test_the_logprob_is_that_of_the_response_under_the_model(command, finished_run):
@@ -256,28 +133,6 @@ def test_a_folder_that_is_no_model_is_named(refused, finished_run, arguments, sa
 def test_a_policy_does_not_score(refused, finished_run, answers):
     message = refused("score", finished_run / "ppo", answers[0])
     assert "is a language model" in message
-
-
-def test_an_export_overwrites_nothing(refused, finished_run, tmp_path):
-    occupied = tmp_path / "occupied"
-    occupied.mkdir()
-    (occupied / "mine").write_text("mine")
-    before = contents(tmp_path)
-    assert "not empty" in refused("export", finished_run / "ppo", occupied)
-    assert "is a file" in refused("export", finished_run / "ppo", occupied / "mine")
-    below = occupied / "mine" / "below"
-    assert "cannot write" in refused("export", finished_run / "ppo", below)
-    assert contents(tmp_path) == before
-
-
-def test_an_unfinished_reward_model_is_named(refused, finished_run, tmp_path):
-    run = shutil.copytree(finished_run, tmp_path / "run")
-    (run / "rm" / "done.json").unlink()
-    assert "is not finished" in refused("export", run / "rm", tmp_path / "out")
-    shutil.rmtree(run / "sft")
-    (run / "sft").mkdir()
-    message = refused("generate", run / "sft", "--prompt=w1")
-    assert "no checkpoint" in message
 
 
 def test_a_real_process_prints_one_line_per_response(bare):
