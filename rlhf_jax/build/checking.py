@@ -120,10 +120,12 @@ def _sampled(settings: Mapping[str, Any]) -> int:
 
 
 def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> int:
-    """The reference, and the reward model where one is asked."""
-    if plain["scorer"] is not None or settings["reward_model"] == "gold":
+    """The reference, and the reward models that are asked."""
+    members = settings["reward_model"].rpartition(":")[2].split(",")
+    asked = [name for name in members if name in context.rewards]
+    if plain["scorer"] is not None or not asked:
         return language
-    return language + _bytes(_shapes(context.model.scalar()))
+    return language + len(asked) * _bytes(_shapes(context.model.scalar()))
 
 
 FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {

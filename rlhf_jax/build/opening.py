@@ -118,9 +118,9 @@ def open_stage(path: Path) -> Opened:
 
 
 def rebuild(run: Path, config: dict[str, Any]) -> Context:
-    """The context of a run that was made elsewhere, perhaps: on the devices that are
-    here, and without the user's scorer, which only training calls."""
-    here = {axis: -1 if axis == "data" else 1 for axis in config.get("mesh", {})}
+    """The context of a run that was made elsewhere, perhaps: on one device, and
+    without the user's scorer, which only training calls."""
+    here = dict.fromkeys(config.get("mesh", {}), 1)
     plain = {**config, "mesh": here, "scorer": None}
     return experiment.build(ml_collections.ConfigDict(plain), run, Stop())[0]
 

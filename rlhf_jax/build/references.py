@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rlhf_jax.build.context import Context
+from rlhf_jax.build.context import AGGREGATES, Context
 from rlhf_jax.build.section import nearest
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.data import Dataset
@@ -50,13 +51,11 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     if kind == "ppo":
         _check_ppo(path, settings, context)
     if kind == "table" and context.user_scorer is None:
-        _known(
-            f"{path}.reward_model", settings["reward_model"], rewards, "reward model"
-        )
+        _scorer(f"{path}.reward_model", settings["reward_model"], rewards)
     if kind in ("ppo", "table") and context.gold_source != "task":
-        _known("config.gold", context.gold_source, rewards, "gold reward")
+        _scorer("config.gold", context.gold_source, rewards)
     for scorer in context.eval_scorers if kind in ("ppo", "table") else ():
-        _known("config.eval_scorers", scorer, rewards, "reward model")
+        _scorer("config.eval_scorers", scorer, rewards)
     _check_counts(path, kind, settings, context)
     _check_task(path, kind, settings, context)
     if kind == "rm" and settings["data"] != "task":
@@ -71,9 +70,11 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
 def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None:
     source, value = settings["reward_model"], settings["value"]
     critic = value["enabled"] and value["separate"] and value["init"] == "reward_model"
-    if critic or context.user_scorer is None:
-        known = [*context.rewards, *(() if critic else ("gold",))]
-        _known(f"{path}.reward_model", source, known, "reward model")
+    if critic:
+        what = "reward model (which the critic starts from)"
+        _known(f"{path}.reward_model", source, list(context.rewards), what)
+    elif context.user_scorer is None:
+        _scorer(f"{path}.reward_model", source, [*context.rewards, "gold"])
     if source == "gold" and context.user_scorer is None and context.task.gold is None:
         raise UserError(
             f"{path}.reward_model='gold': this task has no gold reward; name a reward"
@@ -87,6 +88,16 @@ def _known(path: str, name: Any, known: Sequence[str], what: str) -> None:
             f"{path}={name!r} names no {what} of an earlier stage"
             f"{nearest(str(name), list(known))}"
         )
+
+
+def _scorer(path: str, source: str, known: Sequence[str]) -> None:
+    """A reward model, a directory of one, or several as `sum:a,b`."""
+    aggregate, colon, members = source.partition(":")
+    several = colon and aggregate in AGGREGATES
+    known = [name for name in known if not (several and name == "gold")]
+    for name in members.split(",") if several else [source]:
+        if not (Path(name) / "config.json").is_file():
+            _known(path, name, known, "reward model")
 
 
 def _labels(name: str, plain: Mapping[str, Any]) -> list[str]:

@@ -50,6 +50,7 @@ CONFIG = [
     ("rm.data=task", "no rankings"),
     ("table.base=ppoo", "did you mean 'ppo'"),
     ("gold=rmm", "config.gold='rmm'"),
+    ("table.reward_model=sum:rm,rmm", "config.table.reward_model='rmm'"),
     ("eval_scorers=rmm", "config.eval_scorers='rmm'"),
     ("ppo.eval_prompts=33", "32 records of 'heldout'"),
     ("label.prompts=65", "64 records of 'train'"),
