@@ -3,10 +3,11 @@
 import os
 
 import pytest
+import torch
 import transformers
 from transformers import GPTNeoXConfig, LlamaConfig
 
-from rlhf_jax.build import experiment
+from rlhf_jax.build import experiment, exporting
 
 SHAPE = dict(
     hidden_size=16,
@@ -31,15 +32,33 @@ def directory(folder, family):
     return str(folder)
 
 
-@pytest.mark.parametrize("family, rank", [("llama", 2), ("neox", 0)])
-def test_a_directory_goes_through_the_chain(family, rank, tiny, continued, tmp_path):
-    settings = {
-        "model.path": directory(tmp_path / family, family),
-        "model.lora.rank": str(rank),
-    }
-    config = tiny("hf_chain.py:tiny", **settings)
-    expected, found = continued(config, "ppo")
+def opened(stage, out):
+    """What transformers makes of the export of a stage."""
+    exporting.export(stage, out)
+    model = transformers.AutoModelForCausalLM.from_pretrained(out)
+    return model, model(torch.arange(8)[None]).logits
+
+
+def test_a_llama_is_tuned_by_adapters_killed_continued_and_exported(
+    tiny, continued, tmp_path
+):
+    path = directory(tmp_path / "llama", "llama")
+    settings = {"model.path": path, "model.lora.rank": "2"}
+    expected, found = continued(tiny("hf_chain.py:tiny", **settings), "ppo")
     assert found == expected
+    model, logits = opened(tmp_path / "killed" / "ppo", tmp_path / "exported")
+    assert isinstance(model, transformers.LlamaForCausalLM)
+    first = transformers.AutoModelForCausalLM.from_pretrained(path)
+    assert not torch.equal(logits, first(torch.arange(8)[None]).logits), "it learned"
+
+
+def test_a_pythia_goes_through_the_chain_and_is_exported(tiny, tmp_path):
+    path = directory(tmp_path / "pythia", "pythia")
+    config = tiny("hf_chain.py:tiny", **{"model.path": path})
+    assert experiment.run(config, tmp_path / "run") == 0
+    model, logits = opened(tmp_path / "run" / "ppo", tmp_path / "exported")
+    assert isinstance(model, transformers.GPTNeoXForCausalLM)
+    assert bool(torch.isfinite(logits).all())
 
 
 def test_a_directory_too_short_for_the_task_is_named(tiny, tmp_path):

@@ -15,8 +15,7 @@ from rlhf_jax.data import pydoc
     [
         ("tldr_sft.py:tiny", "sft"),
         ("tldr_rm.py:tiny", "rm"),
-        ("tldr_ppo.py:tiny", "ppo"),
-        ("tldr_ppo.py:tiny+gold+reward_index", "gold_rm"),
+        ("tldr_ppo.py:tiny+gold+reward_index", "ppo"),
         ("sentiment_ppo.py:tiny", "ppo"),
     ],
 )
