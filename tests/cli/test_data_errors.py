@@ -1,0 +1,122 @@
+"""Data that cannot be trained on are named by file, line and field before any stage."""
+
+import json
+
+import pytest
+
+from rlhf_jax import networks, rng
+from rlhf_jax.data import tokenizer
+
+EXPERIMENT = """
+from ml_collections import ConfigDict
+from rlhf_jax.build import defaults
+
+def get_config():
+    config = defaults.base()
+    config.stages = ("sft",)
+    config.model = defaults.model(width=8, num_layers=1, num_heads=2)
+    config.model.path = {model!r}
+    empty = dict.fromkeys(
+        "prompts heldout_prompts demonstrations heldout_demonstrations rankings"
+        " heldout_rankings pretraining tokenizer response_limit"
+        .split()
+    )
+    config.task = ConfigDict(
+        dict(
+            empty,
+            kind="files",
+            on_bad_line="stop",
+            heldout_share=0.5,
+            ranking_kind="pair",
+            prompt_length=4,
+            response_length=4,
+            overlong_prompt="error",
+            overlong_response="cut",
+            prompt_suffix="",
+            response_prefix="",
+            **{task!r},
+        )
+    )
+    config.sft = ConfigDict(
+        dict(
+            kind="sft",
+            init="init",
+            steps=1,
+            batch_size=1,
+            microbatches=1,
+            packed=False,
+            reduction="token_mean",
+            terms=("cross_entropy",),
+            cross_entropy=dict(weight=1.0),
+            optimizer=defaults.optimizer(1e-3),
+            eval_every=0,
+        )
+    )
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A Hugging Face directory with a tokenizer and a context of 16 tokens."""
+    folder = tmp_path_factory.mktemp("model") / "hf"
+    config = networks.presets.llama(
+        vocab_size=270, width=8, num_layers=1, num_heads=2, max_length=16
+    )
+    variables = networks.language_model(config).init(rng.root(0))
+    networks.huggingface.save(folder, config, variables)
+    tokenizer.train_bpe(["a b c"], folder, vocab_size=258)
+    return folder
+
+
+@pytest.fixture
+def experiment(model, tmp_path):
+    """Writes an experiment on files, with changes to its task."""
+
+    def write(**task):
+        path = tmp_path / "on_files.py"
+        path.write_text(EXPERIMENT.format(model=str(model), task=task))
+        return f"--config={path}"
+
+    return write
+
+
+BAD_LINES = [
+    ('{"prompt": "a", "response": 5}', "field 'response': expected text"),
+    ('{"prompt": "a"}', "field 'response': missing"),
+    ('{"prompt": "a", "response": "b"', "not JSON"),
+    ("[1]", "expected a JSON object"),
+    ('{"prompt": "a", "response": "b", "weight": -1}', "field 'weight'"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), BAD_LINES)
+def test_a_bad_line_of_data_is_named(refused, experiment, tmp_path, line, said):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n\n' + line + "\n")
+    workdir = tmp_path / "run"
+    config = experiment(demonstrations=str(path))
+    message = refused("train", config, f"--workdir={workdir}")
+    assert f"{path}:3" in message and said in message
+    assert not workdir.exists()
+
+
+def test_a_prompt_beyond_its_limit_or_the_context_is_named(
+    refused, experiment, tmp_path
+):
+    path = tmp_path / "data.jsonl"
+    rows = [{"prompt": "a" * n, "response": "b", "id": f"r{n}"} for n in (1, 2, 3, 9)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    workdir = f"--workdir={tmp_path / 'run'}"
+    config = experiment(demonstrations=str(path))
+    message = refused("train", config, workdir)
+    assert "'r9' has 9 tokens, limit 4" in message
+    message = refused("train", config, workdir, "--config.task.prompt_length=13")
+    assert "may have 17 tokens" in message and "holds 16" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_there_are_named(refused, experiment, tmp_path):
+    path = tmp_path / "nope.jsonl"
+    assert str(path) in refused("check", experiment(demonstrations=str(path)))
+    assert "names no file" in refused("check", experiment())
