@@ -72,7 +72,7 @@ class Explained(NamedTuple):
     experience: Experience
     before: PolicyOutputs
     after: PolicyOutputs
-    metrics: dict[str, Any]
+    metrics: Metrics
 
 
 def ppo(
@@ -162,7 +162,7 @@ class _Clock:
     def __call__(self, phase: str, result: Any) -> Any:
         jax.block_until_ready(result)
         now = time.perf_counter()
-        self.metrics[f"time/{phase}"] = metrics.Mean(now - self._since, 1.0)
+        self.metrics[f"time/{phase}"] = metrics.scalar(now - self._since)
         self._since = now
         return result
 

@@ -105,7 +105,7 @@ def _context(
 ) -> Context:
     saving, logs = root.section("checkpoint"), root.section("logging")
     mesh = root.section("mesh")
-    sharding.mesh(**{axis: mesh.int(axis, -1) for axis in sharding.AXES})
+    _single_device({axis: mesh.int(axis, -1) for axis in sharding.AXES})
     spec = root.optional("scorer", root.str)
     first = {"init": lambda: model.first_weights(_init_key(seeds))}
     return Context(
@@ -143,7 +143,8 @@ def _single_device(sizes: dict[str, int]) -> None:
     """Checks the mesh against the devices; stages do not spread over it yet."""
     if all(size == 1 for size in sizes.values()):
         return
-    count = sharding.mesh(**sizes).size
+    data, fsdp, tensor, sequence = (sizes[axis] for axis in sharding.AXES)
+    count = sharding.mesh(data=data, fsdp=fsdp, tensor=tensor, sequence=sequence).size
     if count > 1:
         raise UserError(
             f"config.mesh asks for {count} devices; stages of this version train on"

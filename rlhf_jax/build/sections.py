@@ -194,7 +194,7 @@ def table(**changes: Any) -> ConfigDict:
     )
 
 
-def shrink(config: ConfigDict) -> ConfigDict:
+def shrink(config: Any) -> ConfigDict:
     """The tiny form of an experiment: a few steps of its stages, in place.
 
     Sizes, steps and counts become small and the model is made from scratch; what kind

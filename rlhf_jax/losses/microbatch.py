@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,7 +38,7 @@ def split(batch: Any, microbatches: int) -> Any:
 
 
 def accumulated_gradients(
-    loss_fn: Callable[[Any, Any, Any], tuple[Array, dict[str, Any]]],
+    loss_fn: Callable[[Any, Any, Any], tuple[Array, Mapping[str, Any]]],
     params: Any,
     batch: Any,
     prepared: Any,
