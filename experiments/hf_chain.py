@@ -12,8 +12,7 @@ Result: a policy whose gold reward is above that of the fine-tuned one, as far a
 Data: a directory with a tokenizer learns to sum up docstrings of the Python standard
 library (gold is ROUGE-L); one without, such as `LlamaForCausalLM(config)
 .save_pretrained(DIR)` writes, learns the Key-LM world on bare token ids, with as many
-symbols as its vocabulary holds. Give your own data with
-`--config.task.kind` of a copy of this file: see `tldr_ppo.py`.
+symbols as its vocabulary holds. For data of your own see `tldr_ppo.py`.
 
 Variants: none, rates and steps for small or random directories; `real`, for pretrained
 checkpoints of 0.1 to 8 B parameters: bfloat16, rates of 1e-5 and below, more steps, and
