@@ -126,7 +126,8 @@ def _auto(section: Section, data_seed: int, model_path: str | None) -> Task:
     The sub-sections `pydoc` and `key_lm` hold the keys of both; both are checked.
     """
     world, text = section.section("key_lm"), section.section("pydoc")
-    world.choice("kind", ("key_lm",)), text.choice("kind", ("pydoc",))
+    world.choice("kind", ("key_lm",))
+    text.choice("kind", ("pydoc",))
     if model_path is None:
         raise UserError(
             f"{section.path}.kind='auto' needs --config.model.path=DIR, a Hugging Face"

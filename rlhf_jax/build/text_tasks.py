@@ -166,7 +166,8 @@ _corpus = functools.cache(documentation.corpus)
 
 def unused(section: Section) -> None:
     """Reads the keys of a `pydoc` section that this run does not use."""
-    section.int("vocab_size", 258), section.optional("tokenizer", section.str)
+    section.int("vocab_size", 258)
+    section.optional("tokenizer", section.str)
     nothing = tokenizers.symbols(2, pad_token=0, end_token=1)
     text_encoder(section, nothing, section.int("response_length", 2))
 
