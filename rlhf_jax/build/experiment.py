@@ -154,7 +154,8 @@ def _single_device(sizes: dict[str, int]) -> None:
 
 def _logging(section: Section) -> bool:
     """Reads the section; writers are opened by `run`."""
-    section.bool("tensorboard"), section.bool("wandb"), section.bool("report")
+    for key in ("tensorboard", "wandb", "report"):
+        section.bool(key)
     return section.bool("progress")
 
 

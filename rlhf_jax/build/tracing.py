@@ -93,7 +93,7 @@ def _term(
         return loss.apply(current, collected, prepared, state.step)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(objective))(state.params)
-    return value, optax.global_norm(gradients)
+    return value, optax.tree.norm(gradients)
 
 
 def dumping(
