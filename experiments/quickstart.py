@@ -3,7 +3,7 @@
 Paper: the chain of Stiennon et al. 2020 (arXiv:2009.01325) with the details of Huang et
   al. 2024 (arXiv:2403.17031), in a world whose gold reward is known in closed form.
 Command: rlhf-jax train --config=experiments/quickstart.py
-Hardware, time: 2 CPU cores; about 210 seconds of CPU time in all.
+Hardware, time: 2 CPU cores, 2 minutes 29 seconds with a cold compilation cache.
 Result: gold(ppo) - gold(sft) of at least half a standard deviation of gold under SFT,
   and a reward model that closes at least 80 % of the way from chance to the ceiling
   that label noise leaves.
