@@ -112,8 +112,8 @@ def ppo(
       epochs: passes over the rollouts of an iteration.
       minibatches: optimizer steps per epoch; the rollouts are reshuffled each epoch.
       microbatches: parts of a minibatch whose gradients are summed.
-      target_kl: once the approximate KL to the old policy exceeds it, the remaining
-        minibatches of the iteration are skipped. None never stops.
+      target_kl: a minibatch whose approximate KL to the old policy exceeds it, and all
+        that follow in the iteration, change nothing. None never stops.
       value_warmup: iterations in which only the value function learns.
       pretraining_loss: loss on `PPOBatch.pretraining` added to every minibatch
         (PPO-ptx), or None.

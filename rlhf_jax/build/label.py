@@ -58,6 +58,7 @@ def label(name: str, section: Section, context: Context) -> Stage:
         for split, dataset in datasets.items():
             prompts = context.prompts(dataset, counts[split])
             key = rng.named(rng.root(context.seeds.sampling), name, split)
+            # 5 and 7: the two splits have noise of their own under one label seed.
             noise_of = np.random.default_rng([context.seeds.label, len(split)])
             rows = []
             for index, part in enumerate(chunks(prompts, chunk)):
