@@ -23,10 +23,13 @@ from rlhf_jax.types import (
 
 
 class _Progress(NamedTuple):
-    """What the minibatch loop carries: groups, optimizer states, early-stop flag."""
+    """What the minibatch loop carries: groups, optimizer states, states of the loss
+    terms and of the pretraining mix, early-stop flag."""
 
     params: dict[str, Params]
     opt_state: dict[str, Any]
+    loss: Any
+    pretraining: Any
     stopped: Array
 
 
@@ -49,14 +52,25 @@ def optimize(
         minibatch = jax.tree.map(lambda x: x[chosen], collected)
         return _step(parts, state, frozen, progress, minibatch, pretraining)
 
-    start = _Progress(state.params, state.opt_state, jnp.zeros((), bool))
+    start = _Progress(
+        state.params,
+        state.opt_state,
+        state.extra["loss"],
+        state.extra["pretraining"],
+        jnp.zeros((), bool),
+    )
     progress, stacked = jax.lax.scan(step, start, rows)
     measured = metrics.reduce_stacked(stacked)
     if "policy/ratio_max" in stacked:
         # 1 up to rounding, or the old log-probs are not those of this policy.
         first = metrics.Max(stacked["policy/ratio_max"].value[0])
         measured["policy/first_ratio_max"] = first
-    state = state._replace(params=progress.params, opt_state=progress.opt_state)
+    extra = {"loss": progress.loss, "pretraining": progress.pretraining}
+    state = state._replace(
+        params=progress.params,
+        opt_state=progress.opt_state,
+        extra={**state.extra, **extra},
+    )
     return state, measured
 
 
@@ -69,7 +83,7 @@ def _step(
     pretraining: SequenceBatch | None,
 ) -> tuple[_Progress, Metrics]:
     """One optimizer step on one minibatch; nothing changes after an early stop."""
-    prepared = parts.loss.prepare(minibatch)
+    prepared, carried = parts.loss.prepare(minibatch, progress.loss)
 
     def objective(params: Any, part: Experience, shared: Any) -> tuple[Array, Metrics]:
         current = experience.outputs(parts, params, frozen, part.rollout, whole=False)
@@ -78,8 +92,9 @@ def _step(
     (_, measured), gradients = microbatch.accumulated_gradients(
         objective, progress.params, minibatch, prepared, parts.microbatches
     )
+    mixed = progress.pretraining
     if parts.pretraining_loss is not None:
-        extra, shown = _pretraining(parts, state, frozen, progress.params, pretraining)
+        extra, shown, mixed = _pretraining(parts, state, frozen, progress, pretraining)
         gradients = jax.tree.map(jnp.add, gradients, extra)
         measured = {**measured, **shown}
     params, opt_state = {}, {}
@@ -92,7 +107,7 @@ def _step(
             prefix="optim" if name == "policy" else f"optim/{name}",
         )
         measured = {**measured, **norms}
-    moved = _Progress(params, opt_state, progress.stopped)
+    moved = _Progress(params, opt_state, carried, mixed, progress.stopped)
     return _guarded(parts, state, progress, moved, measured)
 
 
@@ -126,22 +141,22 @@ def _guarded(
         }
 
     return (
-        _Progress(
-            chosen(before.params, after.params),
-            chosen(before.opt_state, after.opt_state),
-            stopped,
+        after._replace(
+            params=chosen(before.params, after.params),
+            opt_state=chosen(before.opt_state, after.opt_state),
+            stopped=stopped,
         ),
         measured,
     )
 
 
 def _pretraining(
-    parts: Parts, state: TrainState, frozen: Frozen, params: Any, batch: Any
-) -> tuple[Params, Metrics]:
+    parts: Parts, state: TrainState, frozen: Frozen, progress: _Progress, batch: Any
+) -> tuple[Params, Metrics, Any]:
     """Gradient of the pretraining mix: PPO-ptx adds gamma * grad NLL, nothing else."""
     loss = parts.pretraining_loss
     assert loss is not None
-    prepared = loss.prepare(batch)
+    prepared, carried = loss.prepare(batch, progress.pretraining)
 
     def objective(tree: Any, part: SequenceBatch, shared: Any) -> tuple[Array, Metrics]:
         variables = forward.merged(frozen.policy_base, tree["policy"])
@@ -149,6 +164,6 @@ def _pretraining(
         return loss.apply(outputs, part, shared, state.step)
 
     (_, measured), gradients = microbatch.accumulated_gradients(
-        objective, params, batch, prepared, parts.microbatches
+        objective, progress.params, batch, prepared, parts.microbatches
     )
-    return gradients, measured
+    return gradients, measured, carried

@@ -172,7 +172,13 @@ def _init(parts: Parts, key: Array) -> TrainState:
     opt_state = {
         name: parts.optimizers[name].init(tree) for name, tree in params.items()
     }
-    extra = {"shaping": parts.shaping.init(), "estimator": parts.estimator.init()}
+    mix = parts.pretraining_loss
+    extra = {
+        "shaping": parts.shaping.init(),
+        "estimator": parts.estimator.init(),
+        "loss": parts.loss.init(),
+        "pretraining": None if mix is None else mix.init(),
+    }
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, extra)
 
 
@@ -191,7 +197,7 @@ def _learn(
     trained, learned = optimization.optimize(
         parts, state, frozen, collected, pretraining
     )
-    state = trained._replace(step=state.step + 1, extra=extra)
+    state = trained._replace(step=state.step + 1, extra={**trained.extra, **extra})
     return state, {**measured, **learned}, collected
 
 

@@ -61,12 +61,13 @@ def supervised(
     def init(key: Array) -> TrainState:
         params = {group: forward.copied(initial(key))}
         opt_state = {group: optimizer.init(params[group])}
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, {})
+        extra = {"loss": loss.init()}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, extra)
 
     def update(
         state: TrainState, frozen: Params, batch: Any
     ) -> tuple[TrainState, Metrics]:
-        prepared = loss.prepare(batch)
+        prepared, carried = loss.prepare(batch, state.extra["loss"])
 
         def objective(params: Params, part: Any, shared: Any) -> tuple[Array, Metrics]:
             result = outputs(forward.merged(frozen, params), part)
@@ -83,6 +84,7 @@ def supervised(
             step=state.step + 1,
             params={group: params},
             opt_state={group: opt_state},
+            extra={"loss": carried},
         )
         return state, {**measured, **norms}
 

@@ -89,7 +89,7 @@ def _term(
         current = experience.outputs(
             parts, params, frozen, collected.rollout, whole=False
         )
-        prepared = loss.prepare(collected)
+        prepared, _ = loss.prepare(collected, loss.init())
         return loss.apply(current, collected, prepared, state.step)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(objective))(state.params)

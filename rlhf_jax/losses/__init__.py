@@ -5,7 +5,16 @@ A loss term is a plain function `(outputs, batch) -> (unreduced values, metrics)
 loss is the same however its minibatch is divided.
 """
 
-from rlhf_jax.losses.combine import Loss, LossTerm, Prepared, Term, combine, streams
+from rlhf_jax.losses.combine import (
+    Loss,
+    LossTerm,
+    Preparation,
+    Prepared,
+    Term,
+    TermState,
+    combine,
+    streams,
+)
 from rlhf_jax.losses.language import cross_entropy, pretraining_mix
 from rlhf_jax.losses.microbatch import accumulated_gradients, split
 from rlhf_jax.losses.policy import clipped_surrogate, policy_gradient
@@ -34,11 +43,13 @@ __all__ = [
     "ExplainedVariance",
     "Loss",
     "LossTerm",
+    "Preparation",
     "Prepared",
     "Reduction",
     "Support",
     "Targets",
     "Term",
+    "TermState",
     "accumulated_gradients",
     "all_pairs",
     "best_of_k",

@@ -21,6 +21,18 @@ Schedule = Callable[[Any], Any]
 """`step -> number`, as in optax."""
 
 
+class Preparation(NamedTuple):
+    """A preparation step that remembers: running means, controlled coefficients.
+
+    Attributes:
+      init: `init() -> state`.
+      update: `update(global minibatch, state) -> (extra, state)`.
+    """
+
+    init: Callable[[], Any]
+    update: Callable[[Any, Any], tuple[Any, Any]]
+
+
 class Term(NamedTuple):
     """One term of a loss.
 
@@ -31,8 +43,9 @@ class Term(NamedTuple):
       mask: `mask(batch) -> bool` like the values: restricts the term further; it is
         combined (and) with the support of the batch, so padding cannot come back in.
       reduction: overrides the reduction of the loss.
-      prepare: `prepare(global minibatch) -> pytree`, for terms that couple the batch;
-        its result is the third argument of `values` in every microbatch.
+      prepare: `prepare(global minibatch) -> pytree`, for terms that couple the batch,
+        or a `Preparation` where it has state; its result is the third argument of
+        `values` in every microbatch.
       support: where the values live, see `losses.support`.
     """
 
@@ -40,7 +53,7 @@ class Term(NamedTuple):
     weight: float | Schedule = 1.0
     mask: Callable[[Any], Array] | None = None
     reduction: reductions.Reduction | None = None
-    prepare: Callable[[Any], Any] | None = None
+    prepare: Callable[[Any], Any] | Preparation | None = None
     support: Callable[[Any], reductions.Support] = reductions.support
 
 
@@ -50,19 +63,39 @@ class Prepared(NamedTuple):
     Attributes:
       normalizer: float[], divisor of the reduction.
       total: float[], sum of the scales; a microbatch's part of it is its share.
+      weight: float[], the weight where it is a number other than 0, else None.
       extra: what the term's own `prepare` returned, or None.
     """
 
     normalizer: Array
     total: Array
+    weight: Array | None
     extra: Any
+
+
+class TermState(NamedTuple):
+    """What a term carries from minibatch to minibatch.
+
+    A weight is state, and with it an argument of the compiled step: runs that differ
+    in the number share one program. A weight of 0 is none: it takes the term's
+    gradient out of the program.
+
+    Attributes:
+      weight: float[], or None for a schedule and for 0.
+      own: state of the term's `Preparation`, or None.
+    """
+
+    weight: Array | None
+    own: Any
 
 
 class Loss(NamedTuple):
     """A scalar loss over minibatches that may be cut into microbatches.
 
     Attributes:
-      prepare: `prepare(batch) -> prepared`, once on the GLOBAL minibatch.
+      init: `init() -> state`.
+      prepare: `prepare(batch, state) -> (prepared, state)`, once on the GLOBAL
+        minibatch.
       apply: `apply(outputs, batch, prepared, step) -> (float[], metrics)` on the
         minibatch or any part of its rows; the parts' values and gradients add up to
         the whole's, and their metrics merge to the whole's. Reports `loss/<name>`, the
@@ -70,7 +103,8 @@ class Loss(NamedTuple):
         is a schedule.
     """
 
-    prepare: Callable[[Any], Any]
+    init: Callable[[], Any]
+    prepare: Callable[[Any, Any], tuple[Any, Any]]
     apply: Callable[[Any, Any, Any, Any], tuple[Array, dict[str, Any]]]
 
 
@@ -90,15 +124,20 @@ def combine(*, reduction: reductions.Reduction, **terms: Term) -> Loss:
       ...     value=Term(clipped_value(clip_eps=0.2), weight=0.1),
       ...     reduction=token_mean,
       ... )
-      >>> prepared = loss.prepare(minibatch)
+      >>> prepared, state = loss.prepare(minibatch, loss.init())
       >>> value, report = loss.apply(outputs, minibatch, prepared, step)
     """
 
-    def prepare(batch: Any) -> dict[str, Prepared]:
-        return {
-            name: _prepare(term, term.reduction or reduction, batch)
-            for name, term in terms.items()
-        }
+    def init() -> dict[str, TermState]:
+        return {name: _init(term) for name, term in terms.items()}
+
+    def prepare(batch: Any, state: Mapping[str, TermState]):
+        prepared, states = {}, {}
+        for name, term in terms.items():
+            prepared[name], states[name] = _prepare(
+                term, term.reduction or reduction, batch, state[name]
+            )
+        return prepared, states
 
     def apply(
         outputs: Any, batch: Any, prepared: Mapping[str, Prepared], step: Any
@@ -113,7 +152,7 @@ def combine(*, reduction: reductions.Reduction, **terms: Term) -> Loss:
             report = {**found, **report}
         return total, report
 
-    return Loss(prepare, apply)
+    return Loss(init, prepare, apply)
 
 
 def streams(**losses: Loss) -> Loss:
@@ -124,8 +163,12 @@ def streams(**losses: Loss) -> Loss:
     stream's is kept.
     """
 
-    def prepare(batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: loss.prepare(batch[name]) for name, loss in losses.items()}
+    def init() -> dict[str, Any]:
+        return {name: loss.init() for name, loss in losses.items()}
+
+    def prepare(batch: Mapping[str, Any], state: Mapping[str, Any]):
+        found = {n: loss.prepare(batch[n], state[n]) for n, loss in losses.items()}
+        return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
 
     def apply(outputs: Any, batch: Any, prepared: Any, step: Any):
         total = jnp.zeros((), jnp.result_type(float))
@@ -136,7 +179,7 @@ def streams(**losses: Loss) -> Loss:
             report = {**found, **report}
         return total, report
 
-    return Loss(prepare, apply)
+    return Loss(init, prepare, apply)
 
 
 def _where(term: Term, batch: Any) -> reductions.Support:
@@ -147,11 +190,26 @@ def _where(term: Term, batch: Any) -> reductions.Support:
     return where._replace(mask=mask)
 
 
-def _prepare(term: Term, reduction: reductions.Reduction, batch: Any) -> Prepared:
+def _init(term: Term) -> TermState:
+    dynamic = not callable(term.weight) and term.weight != 0
+    weight = jnp.asarray(term.weight, jnp.result_type(float)) if dynamic else None
+    own = term.prepare.init() if isinstance(term.prepare, Preparation) else None
+    return TermState(weight, own)
+
+
+def _prepare(
+    term: Term, reduction: reductions.Reduction, batch: Any, state: TermState
+) -> tuple[Prepared, TermState]:
     scale = reduction.scale(_where(term, batch))
-    extra = None if term.prepare is None else term.prepare(batch)
-    prepared = Prepared(reduction.normalizer(scale), jnp.sum(scale), extra)
-    return jax.lax.stop_gradient(prepared)
+    extra, own = None, state.own
+    if isinstance(term.prepare, Preparation):
+        extra, own = term.prepare.update(batch, own)
+    elif term.prepare is not None:
+        extra = term.prepare(batch)
+    prepared = Prepared(
+        reduction.normalizer(scale), jnp.sum(scale), state.weight, extra
+    )
+    return jax.lax.stop_gradient((prepared, state._replace(own=own)))
 
 
 def _apply(
@@ -164,8 +222,9 @@ def _apply(
     step: Any,
 ) -> tuple[Array, dict[str, Any]]:
     where = _where(term, batch)
-    normalizer, total, extra = prepared[name]
+    normalizer, total, dynamic, extra = prepared[name]
     weight = term.weight(step) if callable(term.weight) else term.weight
+    weight = weight if dynamic is None else dynamic
     outputs = _quiet_padding(_switch(outputs, weight), term.support(batch).mask)
     arguments = (outputs, batch) if term.prepare is None else (outputs, batch, extra)
     values, found = term.values(*arguments)

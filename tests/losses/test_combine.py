@@ -42,7 +42,7 @@ def part_of(loss):
 
 @functools.cache
 def prepare_of(loss):
-    return jax.jit(loss.prepare)
+    return jax.jit(lambda batch: loss.prepare(batch, loss.init())[0])
 
 
 def cut(loss, outputs, batch, parts, rows, prepare=None):
@@ -124,7 +124,9 @@ def test_padding_columns_are_not_averaged(experience):
 
     def both(reduction):
         loss = ppo(reduction)
-        value = jax.jit(lambda o, b: loss.apply(o, b, loss.prepare(b), 0)[0])
+        value = jax.jit(
+            lambda o, b: loss.apply(o, b, loss.prepare(b, loss.init())[0], 0)[0]
+        )
         return [float(value(outputs, batch)), float(value(wider_outputs, wider))]
 
     for reduction in REDUCTIONS.values():
@@ -184,19 +186,21 @@ def test_a_mask_narrows_a_term_but_lets_no_padding_in(experience):
         entropy=term._replace(mask=None), reduction=losses.token_mean
     )
     assert (
-        every.apply(outputs, batch, every.prepare(batch), 0)[0]
-        == plain.apply(outputs, batch, plain.prepare(batch), 0)[0]
+        every.apply(outputs, batch, every.prepare(batch, every.init())[0], 0)[0]
+        == plain.apply(outputs, batch, plain.prepare(batch, plain.init())[0], 0)[0]
     )
     first = losses.combine(
         entropy=term._replace(mask=lambda b: jnp.asarray([[True, False, False]] * 2)),
         reduction=losses.token_mean,
     )
-    value, report = first.apply(outputs, batch, first.prepare(batch), 0)
+    value, report = first.apply(
+        outputs, batch, first.prepare(batch, first.init())[0], 0
+    )
     weight = batch.trajectory.weight
     expected = -jnp.sum(weight * outputs.entropy[:, 0]) / jnp.sum(weight)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     # The term's own diagnostics still speak of all response tokens.
-    _, whole = plain.apply(outputs, batch, plain.prepare(batch), 0)
+    _, whole = plain.apply(outputs, batch, plain.prepare(batch, plain.init())[0], 0)
     assert report["policy/entropy"] == whole["policy/entropy"]
 
 
@@ -253,7 +257,7 @@ def test_terms_compute_in_float32(experience):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), half)
     loss = losses.combine(z=losses.Term(losses.z_loss()), reduction=losses.token_mean)
-    prepared = loss.prepare(batch)
+    prepared = loss.prepare(batch, loss.init())[0]
     value, _ = loss.apply(half, batch, prepared, 0)
     assert value == loss.apply(wide, batch, prepared, 0)[0]
     # The bug: squares rounded to bfloat16 before they are summed.
@@ -296,7 +300,7 @@ def test_pretraining_mix_only_adds_its_gradient(x64, experience, sequences):
     batches = {"ppo": batch, "pretraining": text}
 
     def gradient(loss, choose=lambda tree: tree):
-        prepared = loss.prepare(choose(batches))
+        prepared = loss.prepare(choose(batches), loss.init())[0]
 
         def scalar(t):
             return loss.apply(choose(current(t)), choose(batches), prepared, 0)[0]

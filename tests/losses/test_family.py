@@ -80,7 +80,7 @@ def loss_of(name, reduction=losses.sequence_mean):
 def accumulate(name, microbatches, outputs, batch):
     """The outputs take the place of parameters: one row of them per row of batch."""
     loss = loss_of(name)
-    prepared = loss.prepare(batch)
+    prepared = loss.prepare(batch, loss.init())[0]
 
     def objective(outputs, part, prepared):
         index, part = part

@@ -62,7 +62,7 @@ def test_packing_changes_no_loss(reduction, x64):
     @jax.jit
     def run(x, batch):
         outputs = types.PolicyOutputs(x, x, 2.0 * x)
-        return loss.apply(outputs, batch, loss.prepare(batch), 0)[0]
+        return loss.apply(outputs, batch, loss.prepare(batch, loss.init())[0], 0)[0]
 
     value = run(logprobs, row)
     np.testing.assert_allclose(value, run(other, apart), atol=1e-10)

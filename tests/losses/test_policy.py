@@ -27,7 +27,7 @@ def reduced(term):
 
     @jax.jit
     def run(outputs, batch):
-        prepared = loss.prepare(batch)
+        prepared = loss.prepare(batch, loss.init())[0]
         return jax.value_and_grad(
             lambda o: loss.apply(o, batch, prepared, 0), has_aux=True
         )(outputs)
@@ -82,7 +82,7 @@ def test_first_ppo_gradient_is_the_actor_critic_gradient(x64, experience):
 
     def gradient(term):
         loss = losses.combine(x=losses.Term(term), reduction=losses.token_mean)
-        prepared = loss.prepare(batch)
+        prepared = loss.prepare(batch, loss.init())[0]
 
         def scalar(x):
             return loss.apply(outputs(x, template), batch, prepared, 0)[0]
@@ -177,7 +177,7 @@ def test_the_advantage_is_a_constant(experience):
                     values=batch.trajectory.values * teacher,
                 ),
             )
-            return loss.apply(outputs, moved, loss.prepare(batch), 0)[0]
+            return loss.apply(outputs, moved, loss.prepare(batch, loss.init())[0], 0)[0]
 
         return float(jax.jit(jax.grad(through))(1.0))
 
@@ -249,7 +249,7 @@ def test_advantages_in_the_place_of_the_mask_are_refused(experience):
         policy=losses.Term(losses.clipped_surrogate()), reduction=losses.token_mean
     )
     with pytest.raises(TypeError, match="boolean"):
-        loss.prepare(batch._replace(trajectory=swapped))
+        loss.prepare(batch._replace(trajectory=swapped), loss.init())[0]
     term = losses.Term(
         losses.clipped_surrogate(), mask=lambda b: b.advantages.advantages
     )

@@ -255,7 +255,9 @@ def test_a_prompt_is_one_element_and_counts_once(x64, ranking):
     loss = losses.combine(
         rm=losses.Term(losses.all_pairs()), reduction=losses.token_mean
     )
-    value, _ = jax.jit(loss.apply)(scores, batch, jax.jit(loss.prepare)(batch), 0)
+    value, _ = jax.jit(loss.apply)(
+        scores, batch, jax.jit(loss.prepare)(batch, loss.init())[0], 0
+    )
     each = [slow_all_pairs(s, r) for s, r in zip(scores, ranks, strict=True)]
     np.testing.assert_allclose(value, np.mean(each), atol=1e-10)
     # The bug: pairs as elements of their own, so a prompt counts once per pair.
@@ -311,7 +313,7 @@ def test_ignored_responses_have_no_influence(name, ranking):
 
     @jax.jit
     def both(s):
-        prepared = loss.prepare(batch)
+        prepared = loss.prepare(batch, loss.init())[0]
         return jax.value_and_grad(
             lambda x: loss.apply(x, batch, prepared, 0), has_aux=True
         )(s)

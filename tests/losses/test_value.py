@@ -55,7 +55,7 @@ def test_values_can_be_trained_one_token_further(experience):
     outputs, batch = experience(3, [2, 4], 4)
     term = losses.Term(losses.squared_value(), support=losses.one_more_token)
     loss = losses.combine(value=term, reduction=losses.token_mean)
-    value, _ = loss.apply(outputs, batch, loss.prepare(batch), 0)
+    value, _ = loss.apply(outputs, batch, loss.prepare(batch, loss.init())[0], 0)
     scale = np.asarray([[1, 1, 1, 0], [1, 1, 1, 1]]) * np.asarray(
         batch.trajectory.weight[:, None]
     )
