@@ -1,3 +1,8 @@
 """Small worlds with a known gold reward."""
 
+from rlhf_jax.worlds import boundaries as boundaries
+from rlhf_jax.worlds import enumerable as enumerable
 from rlhf_jax.worlds import key_lm as key_lm
+from rlhf_jax.worlds import tabular as tabular
+from rlhf_jax.worlds.boundaries import ends_at as ends_at
+from rlhf_jax.worlds.boundaries import restricted as restricted
