@@ -13,6 +13,9 @@ from rlhf_jax.studies import axes
 
 ROW, TOP, BOTTOM, WIDTH, SIDE = 36, 8, 36, 380, 14
 
+CHARACTERS = 56
+"""So many letters of name and numbers stand side by side; a longer name is cut."""
+
 
 class Effect(NamedTuple):
     """One row.
@@ -49,14 +52,10 @@ def draw(
     low, high = axes.limits([np.asarray(ends)], 0.06)
     height = TOP + ROW * max(len(effects), 1) + BOTTOM
     axis = axes.Axis(low, high, SIDE, WIDTH - SIDE)
-    bottom = height - BOTTOM
-    body = [_scale(axis, bottom, x_label, height)]
-    if margin is not None:
-        left, right = axis.at(-margin), axis.at(margin)
-        size = f'width="{right - left:.1f}" height="{bottom - TOP}"'
-        body.append(f'<rect class="margin" x="{left}" y="{TOP}" {size}/>')
-    body.append(f'<path class="zero" d="M{axis.at(0.0)} {TOP}V{bottom}"/>')
-    body += [_row(e, TOP + ROW * i, axis) for i, e in enumerate(effects)]
+    body = [_scale(axis, height - BOTTOM, x_label, height)]
+    for index, effect in enumerate(effects):
+        top = TOP + ROW * index
+        body += [_zero(axis, top, margin), _row(effect, top, axis)]
     return (
         f'<svg class="forest" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(x_label)}">{"".join(body)}</svg>'
@@ -77,10 +76,23 @@ def _scale(axis: axes.Axis, bottom: int, x_label: str, height: int) -> str:
     return "".join(parts)
 
 
+def _zero(axis: axes.Axis, top: int, margin: float | None) -> str:
+    """Zero, and the margin around it, beside one interval; not behind its words."""
+    line = f'<path class="zero" d="M{axis.at(0.0)} {top + 18}v14"/>'
+    if margin is None:
+        return line
+    left, right = axis.at(-margin), axis.at(margin)
+    size = f'width="{right - left:.1f}" height="14"'
+    return f'<rect class="margin" x="{left}" y="{top + 18}" {size}/>{line}'
+
+
 def _row(effect: Effect, top: int, axis: axes.Axis) -> str:
     y = top + 25
+    label, room = effect.label, CHARACTERS - len(effect.text)
+    short = label if len(label) <= room else label[: room - 1].rstrip(", ") + "…"
     parts = [
-        f'<text x="{SIDE}" y="{top + 14}" class="name">{escape(effect.label)}</text>',
+        f'<text x="{SIDE}" y="{top + 14}" class="name">{escape(short)}'
+        f"<title>{escape(label)}</title></text>",
         f'<text x="{WIDTH - SIDE}" y="{top + 14}" class="end value">'
         f"{escape(effect.text)}</text>",
     ]

@@ -19,6 +19,7 @@ from rlhf_jax.studies import (
     facts,
     figures,
     headline,
+    page,
     runs,
     samples_view,
     schema,
@@ -32,8 +33,6 @@ STAGES = {
     "ppo": "Policy optimization (PPO)",
     "pretrain": "Pretraining",
 }
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write(workdirs: Sequence[Path], out: Path) -> Path:
@@ -74,7 +73,8 @@ def render(found: Sequence[runs.Run]) -> str:
         _more(found),
         _config(found),
     ]
-    return _page(" · ".join(run.name for run in found), "".join(parts))
+    title = " · ".join(run.name for run in found)
+    return page.html(title, "".join(parts), assets.heat_rules(schema.TOKEN_FIELDS))
 
 
 def difference(workdirs: Sequence[Path]) -> str:
@@ -86,17 +86,6 @@ def difference(workdirs: Sequence[Path]) -> str:
     found = runs.read(workdirs)
     differences = compare.difference([run.config for run in found])
     return compare.text([run.name for run in found], differences)
-
-
-def _page(title: str, body: str) -> str:
-    style = assets.CSS + assets.heat_rules(schema.TOKEN_FIELDS)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body>{body}<script>{assets.SCRIPT}</script></body></html>\n"
-    )
 
 
 def _top(found: Sequence[runs.Run]) -> str:

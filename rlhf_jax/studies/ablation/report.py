@@ -18,14 +18,18 @@ STYLE = (
     forest.STYLE
     + """
 .pos{color:var(--pos)}.neg{color:var(--neg)}
+.side{display:grid;gap:16px 24px;align-items:start;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr))}
 .cells td,.cells th{overflow-wrap:normal}.cells th:first-child{overflow-wrap:anywhere}
-.cells small{font-weight:400}
-.change td:first-child,.change th{overflow-wrap:anywhere}
-.change td{text-align:left;font-family:ui-monospace,Menlo,Consolas,monospace;
-font-size:12.5px}
+.cells small{font-weight:400}.other{max-width:95ch}
+.change th{overflow-wrap:anywhere;width:30%}.change td{text-align:left;font:12.5px/1.5
+ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .wide{max-width:760px}
-@media(max-width:520px){.cells th,.cells td{padding:5px 3px;font-size:13px}
-.cells small,.cells thead th{font-size:11.5px}}
+@media(max-width:520px){.cells tr{display:grid;
+grid-template-columns:1fr 1.25fr 1.25fr;border-bottom:1px solid var(--line)}
+.cells th,.cells td{border:0;padding:3px}.cells small{font-size:11.5px}
+.cells tbody th{grid-column:1/-1;padding-top:8px}.cells thead th:first-child{
+display:none}.cells td:nth-child(2),.cells thead th:nth-child(2){text-align:left}}
 """
 )
 
@@ -51,10 +55,9 @@ def _top(found: Analysis) -> str:
     )
     parts = [f"<header><h1>{escape(plan.name)}</h1>"]
     parts.append(f'<p class="lead">{escape(lead)} {escape(plan.question)}</p></header>')
-    parts += [
-        f'<p class="verdict">{escape(words.headline(found, metric))}</p>'
-        for metric in plan.metrics
-    ]
+    for place, metric in enumerate(plan.metrics):
+        kind = "other" if place else "verdict"
+        parts.append(f'<p class="{kind}">{escape(words.headline(found, metric))}</p>')
     items = plans.warnings(plan)
     if found.missing:
         items.append(f"In progress: {len(found.missing)} runs are not there yet.")
@@ -68,8 +71,8 @@ def _top(found: Analysis) -> str:
 
 def _metric(found: Analysis, metric: Metric) -> str:
     return (
-        f"<h2>{escape(title(metric))}</h2>{_table(found, metric)}"
-        f'<div class="wide">{plots.differences(found, metric)}</div>'
+        f'<h2>{escape(title(metric))}</h2><div class="side">'
+        f"<div>{_table(found, metric)}</div>{plots.differences(found, metric)}</div>"
     )
 
 

@@ -26,7 +26,7 @@ def headline(found: Analysis, metric: Metric) -> str:
         return f"{metric.name}: {what} ({_count(len(cells), 'cell')}, Holm-adjusted)."
     texts = [
         f"{one.cell} {'raised' if one.verdict == 'up' else 'lowered'} it by "
-        f"{number(abs(one.difference.mean))} ({'better' if one.better else 'worse'})"
+        f"{difference(one).lstrip('+−')} ({'better' if one.better else 'worse'})"
         for one in moved
     ]
     rest = len(cells) - len(moved)
@@ -54,11 +54,14 @@ def notes(one: Comparison) -> list[str]:
 
 
 def difference(one: Comparison) -> str:
-    """The mean difference with sign, or a dash; the digits that its error allows."""
-    if not math.isfinite(one.difference.mean):
+    """The mean difference with sign, to the digits of its interval; a dash if none."""
+    change = one.difference
+    if not math.isfinite(change.mean):
         return "–"
-    of = {"mean": one.difference.mean, "se": one.difference.se}
-    return with_error(of, sign=True)[0]
+    if not math.isfinite(change.high - change.low):
+        return number(change.mean, sign=True)
+    sign = "+" if change.mean > 0 else ""
+    return sign + _to(change.mean, change.high - change.low)
 
 
 def interval(low: float, high: float) -> str:
