@@ -145,9 +145,10 @@ class Trajectory(NamedTuple):
       scores: float32[B].
       terminal: bool[B T].
       truncated: bool[B].
-      policy_version: int32[B].
+      policy_version: int32[B], step of the policy that sampled.
       example_id: int32[B].
       weight: float32[B].
+      baseline: float32[B], score of the prompt's greedy response, or None.
     """
 
     mask: Array
@@ -161,6 +162,7 @@ class Trajectory(NamedTuple):
     policy_version: Array
     example_id: Array
     weight: Array
+    baseline: Array | None = None
 
 
 class Rewards(NamedTuple):

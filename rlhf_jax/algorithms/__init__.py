@@ -1,5 +1,10 @@
-"""Learners: supervised fine-tuning, reward models, PPO."""
+"""Learners: supervised fine-tuning, reward models, PPO and its relatives."""
 
+from rlhf_jax.algorithms.collecting import Scored as Scored
+from rlhf_jax.algorithms.collecting import Selection as Selection
+from rlhf_jax.algorithms.collecting import Staleness as Staleness
+from rlhf_jax.algorithms.collecting import informative_groups as informative_groups
+from rlhf_jax.algorithms.collecting import scored_like as scored_like
 from rlhf_jax.algorithms.parts import Frozen as Frozen
 from rlhf_jax.algorithms.parts import PPOBatch as PPOBatch
 from rlhf_jax.algorithms.ppo import PPO as PPO

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from rlhf_jax import metrics
 from rlhf_jax.algorithms import forward
+from rlhf_jax.algorithms.collecting import Scored
 from rlhf_jax.algorithms.parts import Frozen, Parts
 from rlhf_jax.ops import kl
 from rlhf_jax.rollout import scoring
 from rlhf_jax.types import (
-    Array,
     Experience,
     Metrics,
     Params,
@@ -29,14 +29,14 @@ def collect(
     parts: Parts,
     state: TrainState,
     frozen: Frozen,
-    rollout: Rollout,
-    scores: Array,
+    scored: Scored,
 ) -> tuple[Experience, dict[str, Any], Metrics]:
     """Old and reference log-probs, values, shaped rewards and advantages.
 
     Returns:
       The experience, the new states of shaping and estimator, and metrics.
     """
+    rollout, scores = scored.rollout, scored.scores
     old = outputs(parts, state.params, frozen, rollout, whole=True)
     ref = scoring.response_logprobs(
         parts.policy, frozen.reference, rollout, temperature=parts.temperature
@@ -50,9 +50,10 @@ def collect(
         scores=scores,
         terminal=rollout.terminal,
         truncated=rollout.truncated,
-        policy_version=jnp.full(scores.shape, state.step, jnp.int32),
+        policy_version=scored.version,
         example_id=rollout.prompt.example_id,
         weight=rollout.prompt.weight,
+        baseline=scored.baseline,
     )
     trajectory = jax.lax.stop_gradient(trajectory)
     unshaped = Rewards(scores, jnp.zeros(rollout.mask.shape, jnp.float32))
@@ -64,7 +65,11 @@ def collect(
     )
     experience = Experience(rollout, trajectory, rewards, advantages)
     extra = {"shaping": shaping, "estimator": estimator}
-    return experience, extra, {**_measures(trajectory, old), **shaped}
+    measured = {**_measures(trajectory, old), **shaped}
+    if parts.staleness is not None:
+        late = (state.step - scored.version).astype(jnp.float32)
+        measured["rollout/staleness"] = metrics.mean(late)
+    return experience, extra, measured
 
 
 def outputs(

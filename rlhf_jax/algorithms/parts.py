@@ -62,3 +62,8 @@ class Parts(NamedTuple):
     value_warmup: int
     pretraining_loss: losses.Loss | None
     exact_kl: bool
+    baseline_sampler: Callable[[Params, PromptBatch, Array], Rollout] | None
+    selection: Any
+    staleness: Any
+    term_gradients: int
+    term_cosines: bool

@@ -15,7 +15,6 @@ swapping the estimator gives RLOO; adding a KL term to the loss gives GRPO.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,8 +22,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax import losses, metrics, rng
-from rlhf_jax.algorithms import experience, forward, optimization
+from rlhf_jax import losses
+from rlhf_jax.algorithms import (
+    collecting,
+    experience,
+    forward,
+    optimization,
+    term_gradient,
+)
+from rlhf_jax.algorithms.collecting import Scored, Selection, Staleness
 from rlhf_jax.algorithms.parts import Frozen, Parts, PPOBatch
 from rlhf_jax.types import (
     AdvantageEstimator,
@@ -94,6 +100,11 @@ def ppo(
     value_warmup: int = 0,
     pretraining_loss: losses.Loss | None = None,
     exact_kl: bool = False,
+    baseline_sampler: Callable[[Params, PromptBatch, Array], Rollout] | None = None,
+    selection: Selection | None = None,
+    staleness: Staleness | None = None,
+    term_gradients: int = 0,
+    term_cosines: bool = False,
 ) -> PPO:
     """Builds the learner from its parts.
 
@@ -119,6 +130,14 @@ def ppo(
         (PPO-ptx), or None.
       exact_kl: run the reference on every minibatch as well, for loss terms that read
         `PolicyOutputs.kl_exact` (`losses.kl_to_reference("exact")`).
+      baseline_sampler: one response per prompt whose score is the baseline of
+        `advantages.greedy_baseline` (ReMax), or None.
+      selection: `informative_groups` (DAPO's dynamic sampling), or None to learn from
+        every rollout.
+      staleness: learn from rollouts some steps late, or None.
+      term_gradients: every so many steps, report each term's share of the loss and the
+        norm of its gradient on the rollouts of the step, before its epochs; 0 = never.
+      term_cosines: report the cosines between the terms' gradients there too.
 
     Returns:
       The learner and its `explain`.
@@ -126,45 +145,33 @@ def ppo(
     parts = Parts(**locals())
     learn = jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0)
     explained = jax.jit(lambda *args: _explain(parts, *args))
-
-    def collect(state: TrainState, frozen: Frozen, batch: PPOBatch) -> tuple[Any, ...]:
-        clock = _Clock()
-        variables = forward.merged(frozen.policy_base, state.params["policy"])
-        key = rng.named(state.key, state.step, "rollout")
-        rollout = clock("rollout", sampler(variables, batch.prompts, key))
-        scores = scorer.apply(frozen.scorer, variables, rollout)
-        return rollout, clock("score", scores), clock
+    gradients = term_gradient.gradients(parts)
 
     def update(
         state: TrainState, frozen: Frozen, batch: PPOBatch
     ) -> tuple[TrainState, Metrics]:
-        rollout, scores, clock = collect(state, frozen, batch)
+        clock = collecting.Clock()
+        scored, gathered = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        rest = batch.pretraining, rollout, scores
+        if staleness is not None:
+            buffer, scored = collecting.exchange(
+                state.extra["buffer"], scored, state.step
+            )
+            state = state._replace(extra={**state.extra, "buffer": buffer})
+        if term_gradients and int(state.step) % term_gradients == 0:
+            gathered = {**gathered, **gradients(state, fixed, scored)}
+            clock("diagnose", gathered)
+        rest = batch.pretraining, scored
         state, measured = clock("learn", learn(state, fixed, *rest))
-        return state, {**measured, **clock.metrics}
+        return state, {**measured, **gathered, **clock.metrics}
 
     def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> Explained:
-        rollout, scores, _ = collect(state, frozen, batch)
+        clock = collecting.Clock()
+        scored, _ = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        return explained(state, fixed, batch.pretraining, rollout, scores)
+        return explained(state, fixed, batch.pretraining, scored)
 
     return PPO(Learner(lambda key: _init(parts, key), update), explain, parts)
-
-
-class _Clock:
-    """Seconds of each phase; waits for the devices, once a phase."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, metrics.Mean] = {}
-        self._since = time.perf_counter()
-
-    def __call__(self, phase: str, result: Any) -> Any:
-        jax.block_until_ready(result)
-        now = time.perf_counter()
-        self.metrics[f"time/{phase}"] = metrics.scalar(now - self._since)
-        self._since = now
-        return result
 
 
 def _init(parts: Parts, key: Array) -> TrainState:
@@ -178,6 +185,7 @@ def _init(parts: Parts, key: Array) -> TrainState:
         "estimator": parts.estimator.init(),
         "loss": parts.loss.init(),
         "pretraining": None if mix is None else mix.init(),
+        "buffer": collecting.empty_buffer(parts.staleness),
     }
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, key, extra)
 
@@ -187,13 +195,10 @@ def _learn(
     state: TrainState,
     frozen: Frozen,
     pretraining: SequenceBatch | None,
-    rollout: Rollout,
-    scores: Any,
+    scored: Scored,
 ) -> tuple[TrainState, Metrics, Experience]:
     """Everything of an iteration after the scores, as one program."""
-    collected, extra, measured = experience.collect(
-        parts, state, frozen, rollout, scores.sequence
-    )
+    collected, extra, measured = experience.collect(parts, state, frozen, scored)
     trained, learned = optimization.optimize(
         parts, state, frozen, collected, pretraining
     )

@@ -17,7 +17,14 @@ from rlhf_jax.losses.combine import (
 )
 from rlhf_jax.losses.language import cross_entropy, pretraining_mix
 from rlhf_jax.losses.microbatch import accumulated_gradients, split
-from rlhf_jax.losses.policy import clipped_surrogate, policy_gradient
+from rlhf_jax.losses.policy import (
+    clipped_surrogate,
+    clipped_weight,
+    complete,
+    policy_gradient,
+    positive_examples,
+    truncated_importance,
+)
 from rlhf_jax.losses.ranking import (
     all_pairs,
     best_of_k,
@@ -36,7 +43,13 @@ from rlhf_jax.losses.reduction import (
     targets,
     token_mean,
 )
-from rlhf_jax.losses.regularizers import entropy_bonus, kl_to_reference, z_loss
+from rlhf_jax.losses.regularizers import (
+    adaptive_kl_to_reference,
+    entropy_bonus,
+    kl_to_reference,
+    lagrangian_kl_to_reference,
+    z_loss,
+)
 from rlhf_jax.losses.value import ExplainedVariance, clipped_value, squared_value
 
 __all__ = [
@@ -51,18 +64,23 @@ __all__ = [
     "Term",
     "TermState",
     "accumulated_gradients",
+    "adaptive_kl_to_reference",
     "all_pairs",
     "best_of_k",
     "bradley_terry",
     "clipped_surrogate",
     "clipped_value",
+    "clipped_weight",
     "combine",
+    "complete",
     "cross_entropy",
     "entropy_bonus",
     "kl_to_reference",
+    "lagrangian_kl_to_reference",
     "one_more_token",
     "plackett_luce",
     "policy_gradient",
+    "positive_examples",
     "pretraining_mix",
     "score_centering",
     "sequence_mean",
@@ -73,5 +91,6 @@ __all__ = [
     "support",
     "targets",
     "token_mean",
+    "truncated_importance",
     "z_loss",
 ]

@@ -101,11 +101,14 @@ class Loss(NamedTuple):
         the whole's, and their metrics merge to the whole's. Reports `loss/<name>`, the
         reduced unweighted value of each term, and `loss_weight/<name>` where the weight
         is a schedule.
+      weighted: like `apply`, with the dict of the terms' weighted values in the place
+        of their sum.
     """
 
     init: Callable[[], Any]
     prepare: Callable[[Any, Any], tuple[Any, Any]]
     apply: Callable[[Any, Any, Any, Any], tuple[Array, dict[str, Any]]]
+    weighted: Callable[[Any, Any, Any, Any], tuple[dict[str, Array], dict[str, Any]]]
 
 
 def combine(*, reduction: reductions.Reduction, **terms: Term) -> Loss:
@@ -139,20 +142,27 @@ def combine(*, reduction: reductions.Reduction, **terms: Term) -> Loss:
             )
         return prepared, states
 
-    def apply(
+    def weighted(
         outputs: Any, batch: Any, prepared: Mapping[str, Prepared], step: Any
-    ) -> tuple[Array, dict[str, Any]]:
-        total = jnp.zeros((), jnp.result_type(float))
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        values: dict[str, Array] = {}
         report: dict[str, Any] = {}
         for name, term in terms.items():
-            value, found = _apply(
+            values[name], found = _apply(
                 name, term, term.reduction or reduction, outputs, batch, prepared, step
             )
-            total = total + value
             report = {**found, **report}
-        return total, report
+        return values, report
 
-    return Loss(init, prepare, apply)
+    return Loss(init, prepare, _summed(weighted), weighted)
+
+
+def _summed(weighted: Callable[..., tuple[dict[str, Array], Any]]) -> Any:
+    def apply(outputs: Any, batch: Any, prepared: Any, step: Any):
+        values, report = weighted(outputs, batch, prepared, step)
+        return sum(values.values(), jnp.zeros((), jnp.result_type(float))), report
+
+    return apply
 
 
 def streams(**losses: Loss) -> Loss:
@@ -170,16 +180,18 @@ def streams(**losses: Loss) -> Loss:
         found = {n: loss.prepare(batch[n], state[n]) for n, loss in losses.items()}
         return {n: f[0] for n, f in found.items()}, {n: f[1] for n, f in found.items()}
 
-    def apply(outputs: Any, batch: Any, prepared: Any, step: Any):
-        total = jnp.zeros((), jnp.result_type(float))
+    def weighted(outputs: Any, batch: Any, prepared: Any, step: Any):
+        values: dict[str, Array] = {}
         report: dict[str, Any] = {}
         for name, loss in losses.items():
-            value, found = loss.apply(outputs[name], batch[name], prepared[name], step)
-            total = total + value
-            report = {**found, **report}
-        return total, report
+            found, shown = loss.weighted(
+                outputs[name], batch[name], prepared[name], step
+            )
+            values |= {f"{name}/{term}": value for term, value in found.items()}
+            report = {**shown, **report}
+        return values, report
 
-    return Loss(init, prepare, apply)
+    return Loss(init, prepare, _summed(weighted), weighted)
 
 
 def _where(term: Term, batch: Any) -> reductions.Support:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from rlhf_jax.errors import UserError
 
 Estimator = Callable[[Array, Array], Array]
 """`(logprobs, ref_logprobs) -> per-token estimate`, all of one shape."""
@@ -48,3 +51,40 @@ def k3(
     """
     gap = ref_logprobs - logprobs
     return jnp.expm1(jnp.minimum(gap, _LARGEST_EXPONENT)) - gap
+
+
+def k3_with_k2_gradient(
+    logprobs: Float[Array, "*B"], ref_logprobs: Float[Array, "*B"]
+) -> Float[Array, "*B"]:
+    """The value of k3 with the gradient of k2.
+
+    As a loss it shows an unbiased divergence and pulls towards the reference by the
+    right gradient, that of KL(policy || reference) (k3 alone: the reverse, check B31).
+    """
+    straight = k2(logprobs, ref_logprobs)
+    value = k3(logprobs, ref_logprobs)
+    return straight + jax.lax.stop_gradient(value - straight)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "k1": k1,
+    "k2": k2,
+    "k3": k3,
+    "k3_with_k2_gradient": k3_with_k2_gradient,
+}
+"""The estimators by name."""
+
+
+def named(estimator: str | Estimator) -> Estimator:
+    """The estimator of a name; a function is taken as it is.
+
+    Raises:
+      UserError: there is none of that name.
+    """
+    if not isinstance(estimator, str):
+        return estimator
+    if estimator not in ESTIMATORS:
+        raise UserError(
+            f"unknown KL estimator '{estimator}'; use one of {', '.join(ESTIMATORS)}"
+        )
+    return ESTIMATORS[estimator]

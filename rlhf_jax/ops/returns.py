@@ -32,7 +32,7 @@ def _gae_one(
     terminal: Array,
     truncated: Array,
     discount: float,
-    lam: float,
+    lam: Array,
 ) -> tuple[Array, Array]:
     """`gae` of one sequence: [T], [T+1], [T], [T], []."""
     last = jnp.arange(mask.shape[0]) == masking.last_real_index(mask)
@@ -52,7 +52,7 @@ def gae(
     terminal: Bool[Array, "B T"],
     truncated: Bool[Array, " B"],
     discount: float,
-    lam: float,
+    lam: float | Float[Array, " B"],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalized advantage estimation (Schulman et al. 2015, 1506.02438, eq. 16).
 
@@ -68,12 +68,13 @@ def gae(
       terminal: True at the token that ends the episode.
       truncated: True where the row was cut by length.
       discount: per token.
-      lam: 1 gives returns minus values, 0 the one-step error.
+      lam: 1 gives returns minus values, 0 the one-step error; one number, or one per
+        row.
 
     Returns:
       (advantages, returns), float32, 0 on padding.
     """
-    per_row = jax.vmap(_gae_one, in_axes=(0, 0, 0, 0, 0, None, None))
+    per_row = jax.vmap(_gae_one, in_axes=(0, 0, 0, 0, 0, None, 0))
     return per_row(
         rewards.astype(jnp.float32),
         values.astype(jnp.float32),
@@ -81,7 +82,7 @@ def gae(
         terminal,
         truncated,
         discount,
-        lam,
+        jnp.broadcast_to(jnp.asarray(lam, jnp.float32), truncated.shape),
     )
 
 

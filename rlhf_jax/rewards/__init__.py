@@ -16,7 +16,11 @@ the global batch under `jit`: shape first, split into minibatches later.
 """
 
 from rlhf_jax.rewards.chaining import chain, initial
-from rlhf_jax.rewards.penalties import adaptive_kl_penalty, kl_penalty
+from rlhf_jax.rewards.penalties import (
+    adaptive_kl_penalty,
+    kl_penalty,
+    lagrangian_kl_penalty,
+)
 from rlhf_jax.rewards.placement import score_after_last_token, score_at_last_token
 from rlhf_jax.rewards.scaling import (
     GainAndBias,
@@ -41,6 +45,7 @@ __all__ = [
     "gain_and_bias",
     "initial",
     "kl_penalty",
+    "lagrangian_kl_penalty",
     "length_penalty",
     "measure_gain_and_bias",
     "missing_eos_penalty",

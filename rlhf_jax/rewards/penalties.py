@@ -1,4 +1,4 @@
-"""KL penalties in the rewards: fixed, scheduled, and Ziegler's controller.
+"""KL penalties in the rewards: fixed, scheduled, or by a controller.
 
 The reward of token t becomes `r_t - coef * kl_t`, where `kl_t` estimates KL(policy ||
 reference) from the log-probs of the policy before the update (`old_logprobs`). The
@@ -8,18 +8,12 @@ another thing and lives in `losses`; use one of the two (invariant 6).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from rlhf_jax import errors, metrics, types
-from rlhf_jax.ops import kl, masking
-
-Coefficient = float | Callable[[types.Array], Any]
-"""A number, or a schedule from the number of updates so far (int32) to one."""
-
-_MOST_ERROR = 0.2
+from rlhf_jax import metrics, types
+from rlhf_jax.ops import controllers, kl, masking
 
 
 def _penalize(
@@ -54,68 +48,59 @@ def _penalize(
     return rewards._replace(tokens=rewards.tokens + penalty), mean_kl, logged
 
 
+def _controlled(
+    controller: controllers.Controller, estimator: str | kl.Estimator
+) -> types.RewardTransformation:
+    """This batch is penalized with the coefficient that the batches before it left.
+
+    Episodes of weight 0 (filling) do not count. The state is the controller's.
+    """
+    function = kl.named(estimator)
+
+    def update(rewards: types.Rewards, state: Any, trajectory: types.Trajectory):
+        coef = controller.coef(state)
+        shaped, mean_kl, logged = _penalize(rewards, trajectory, coef, function)
+        episodes = jnp.sum((trajectory.weight > 0).astype(jnp.float32))
+        return shaped, controller.update(state, mean_kl, episodes), logged
+
+    return types.RewardTransformation(controller.init, update)
+
+
 def kl_penalty(
-    coef: Coefficient, estimator: kl.Estimator = kl.k1
+    coef: controllers.Coefficient, estimator: str | kl.Estimator = kl.k1
 ) -> types.RewardTransformation:
     """Subtracts `coef * estimator(old_logprobs, ref_logprobs)` from every real token.
 
     Args:
       coef: a number, or a schedule of the update count.
-      estimator: `kl.k1` (Ziegler et al. 2019 and since), `kl.k2` or `kl.k3`.
+      estimator: `k1` (Ziegler et al. 2019 and since) or another of `ops.kl`, by name
+        or as a function.
 
     Logs `objective/kl` (sum over the sequence by `estimator`, mean over sequences),
     the same by k1, k2 and k3, `objective/kl_coef`, and `objective/rlhf_reward` (score
-    as it reaches this link, minus the penalty). State: the update count, int32.
+    as it reaches this link, minus the penalty). State: coefficient and update count.
     """
-
-    def init() -> Any:
-        return jnp.zeros((), jnp.int32)
-
-    def update(rewards: types.Rewards, state: Any, trajectory: types.Trajectory):
-        value = coef(state) if callable(coef) else coef
-        value = jnp.asarray(value, jnp.float32)
-        shaped, _, logged = _penalize(rewards, trajectory, value, estimator)
-        return shaped, state + 1, logged
-
-    return types.RewardTransformation(init, update)
+    return _controlled(controllers.fixed(coef), estimator)
 
 
 def adaptive_kl_penalty(
     init_coef: float,
     target: float,
     horizon: float,
-    estimator: kl.Estimator = kl.k1,
+    estimator: str | kl.Estimator = kl.k1,
 ) -> types.RewardTransformation:
-    """The proportional controller of Ziegler et al. 2019 (1909.08593, section 2.2).
-
-    After each batch of n episodes, `coef *= 1 + clip(KL / target - 1, -0.2, 0.2) * n /
-    horizon`; this batch is still penalized with the old coefficient. Episodes of weight
-    0 (filling) do not count.
-
-    Args:
-      init_coef: the first coefficient (0.15 in the paper).
-      target: nats per sequence (6 in the paper), above 0.
-      horizon: episodes over which an error of 1 would change the coefficient e-fold
-        if it were not clipped (10,000 in the paper), above 0.
-      estimator: of the KL that is penalized and controlled.
+    """The penalty under Ziegler's proportional controller, `controllers.proportional`.
 
     Logs what `kl_penalty` logs. State: the coefficient, float32, part of checkpoints.
     """
-    if target <= 0 or horizon <= 0:
-        raise errors.UserError(
-            f"adaptive KL penalty: target {target} and horizon {horizon} must be above "
-            "0; for a fixed coefficient use kl_penalty"
-        )
+    return _controlled(controllers.proportional(init_coef, target, horizon), estimator)
 
-    def init() -> Any:
-        return jnp.asarray(init_coef, jnp.float32)
 
-    def update(rewards: types.Rewards, state: Any, trajectory: types.Trajectory):
-        shaped, mean_kl, logged = _penalize(rewards, trajectory, state, estimator)
-        episodes = jnp.sum((trajectory.weight > 0).astype(jnp.float32))
-        error = jnp.clip(mean_kl / target - 1.0, -_MOST_ERROR, _MOST_ERROR)
-        # A NaN would stay in the coefficient, and in every checkpoint, for good.
-        error = jnp.where(jnp.isfinite(mean_kl), error, 0.0)
-        return shaped, state * (1.0 + error * episodes / horizon), logged
+def lagrangian_kl_penalty(
+    init_coef: float, target: float, rate: float, estimator: str | kl.Estimator = kl.k1
+) -> types.RewardTransformation:
+    """The penalty as the multiplier of `KL <= target`, `controllers.lagrangian`.
 
-    return types.RewardTransformation(init, update)
+    Logs what `kl_penalty` logs. State: the logarithm of the coefficient, float32.
+    """
+    return _controlled(controllers.lagrangian(init_coef, target, rate), estimator)
