@@ -8,10 +8,7 @@ that reinforcement learning from human feedback is about has a value in float64:
     pi*     = pi_ref exp(r / beta) / Z,  max J = beta log Z   (the tilt, check C1)
     J(pi*) - J(pi) = beta KL(pi || pi*)                       (check C2)
 
-Sequences are ordered as numbers of base V, first token first. A *prefix* of k tokens is
-row `(V**k - 1) / (V - 1) + its number`, so the empty prefix is row 0 and the prefix
-that row s becomes by token a is row `V s + a + 1`; the R = (V**T - 1) / (V - 1)
-prefixes that a token follows come first.
+`prefixes` says how sequences and their prefixes are ordered.
 
 All functions run on the host in float64, except `gold`, which scorers compile.
 """
@@ -26,6 +23,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.worlds.prefixes import Vector as Vector
+from rlhf_jax.worlds.prefixes import conditionals as conditionals
+from rlhf_jax.worlds.prefixes import contents as contents
+from rlhf_jax.worlds.prefixes import distribution as distribution
+from rlhf_jax.worlds.prefixes import log_softmax, prefix_count
+from rlhf_jax.worlds.prefixes import rows as rows
+from rlhf_jax.worlds.prefixes import token_logprobs as token_logprobs
 
 PAD, BOS, FIRST = 0, 1, 2
 """Token ids: padding, the one token of the prompt, the first content token."""
@@ -33,9 +37,6 @@ PAD, BOS, FIRST = 0, 1, 2
 GOLD_DEFINITION = (
     "a table over all responses, mean 0 and standard deviation 1 under the reference"
 )
-
-Vector = Float[np.ndarray, " N"]
-"""One number for every sequence: a distribution, log-probs or a reward."""
 
 
 class World(NamedTuple):
@@ -67,11 +68,6 @@ class World(NamedTuple):
     def vocab_size(self) -> int:
         """Token ids, padding and the prompt's token included."""
         return FIRST + self.vocab
-
-
-def prefix_count(vocab: int, length: int) -> int:
-    """Prefixes of fewer than `length` tokens: 1 + V + ... + V**(T-1)."""
-    return sum(vocab**k for k in range(length))
 
 
 def e64(seed: int) -> World:
@@ -124,85 +120,15 @@ def standardized(world: World) -> World:
 def _first_order(rng: np.random.Generator, vocab: int, length: int) -> np.ndarray:
     """Log-probs of a random Markov chain: logits N(0, 1) of start and transitions."""
     start, step = rng.normal(size=vocab), rng.normal(size=(vocab, vocab))
-    start, step = _log_softmax(start), _log_softmax(step)
+    start, step = log_softmax(start), log_softmax(step)
     y = contents(vocab, length)
     later = sum(step[y[:, t], y[:, t + 1]] for t in range(length - 1))
     return start[y[:, 0]] + later
 
 
-def contents(vocab: int, length: int) -> np.ndarray:
-    """All sequences in their order, int32[N T], tokens 0 .. V-1."""
-    numbers = np.arange(vocab**length)[:, None]
-    powers = vocab ** np.arange(length - 1, -1, -1)
-    return (numbers // powers % vocab).astype(np.int32)
-
-
 def sequences(world: World) -> np.ndarray:
     """All responses as token ids of the networks, int32[N T]."""
     return FIRST + contents(world.vocab, world.length)
-
-
-def rows(vocab: int, length: int) -> np.ndarray:
-    """Row of the prefix before each token of each sequence, int64[N T]."""
-    y = contents(vocab, length)
-    row = np.zeros((len(y), length), np.int64)
-    for t in range(1, length):
-        row[:, t] = vocab * row[:, t - 1] + y[:, t - 1] + 1
-    return row
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    top = logits.max(axis=-1, keepdims=True)
-    return logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-
-
-def shape_of(logits: np.ndarray) -> tuple[int, int]:
-    """(V, T) of a table over prefixes [R V].
-
-    Raises:
-      UserError: no number of tokens has so many prefixes.
-    """
-    count, vocab = logits.shape
-    length = 1
-    while prefix_count(vocab, length) < count:
-        length += 1
-    if prefix_count(vocab, length) != count:
-        raise UserError(
-            f"a table of {count} rows of {vocab} logits is no table over prefixes;"
-            f" {length} tokens have {prefix_count(vocab, length)}"
-        )
-    return vocab, length
-
-
-def token_logprobs(logits: Float[np.ndarray, "R V"]) -> Float[np.ndarray, "N T"]:
-    """Log-prob of every token of every sequence, from logits for every prefix."""
-    vocab, length = shape_of(logits)
-    table = _log_softmax(np.asarray(logits, np.float64))
-    return table[rows(vocab, length), contents(vocab, length)]
-
-
-def distribution(logits: Float[np.ndarray, "R V"]) -> Vector:
-    """Probability of every sequence, from logits for every prefix."""
-    return np.exp(token_logprobs(logits).sum(axis=1))
-
-
-def conditionals(probabilities: Vector, vocab: int) -> Float[np.ndarray, "R V"]:
-    """Log-probs of the next token after every prefix: the inverse of `distribution`.
-
-    A prefix of mass 0 gets the uniform distribution, a token of mass 0 minus 1e4.
-    """
-    tables = []
-    mass = np.asarray(probabilities, np.float64)
-    while mass.size > 1:
-        children = mass.reshape(-1, vocab)
-        total = children.sum(axis=1, keepdims=True)
-        share = np.divide(
-            children, total, out=np.full_like(children, 1 / vocab), where=total > 0
-        )
-        tables.append(np.log(np.maximum(share, np.exp(-700.0))))
-        tables[-1][share == 0] = -1e4
-        mass = total[:, 0]
-    return np.concatenate(tables[::-1])
 
 
 def kl(p: Vector, q: Vector) -> float:

@@ -2,7 +2,7 @@
 
 They stand behind `types.Network` as a transformer does, so the ordinary sampler,
 log-probs, exact KL and learners run on them unchanged, left padding and decode cache
-included. A policy has one row of V logits for each prefix (`enumerable.rows`), a scalar
+included. A policy has one row of V logits for each prefix (`prefixes.rows`), a scalar
 network one number for each prefix and each complete response.
 
 Only content tokens have a probability: the hidden state is the row of logits and a 1,
@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import ModelInputs, Network, NetworkOutputs, Params
-from rlhf_jax.worlds import enumerable
+from rlhf_jax.worlds import enumerable, prefixes
 from rlhf_jax.worlds.enumerable import BOS, FIRST, World
 
 FORBIDDEN = -1e9
@@ -61,12 +61,12 @@ class TabularConfig:
     @property
     def prefixes(self) -> int:
         """R, rows of logits."""
-        return enumerable.prefix_count(self.vocab, self.length)
+        return prefixes.prefix_count(self.vocab, self.length)
 
     @property
     def states(self) -> int:
         """Prefixes and complete responses: entries of a scalar table."""
-        return enumerable.prefix_count(self.vocab, self.length + 1)
+        return prefixes.prefix_count(self.vocab, self.length + 1)
 
 
 class TabularCache(NamedTuple):
