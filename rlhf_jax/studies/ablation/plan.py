@@ -260,18 +260,20 @@ def read(folder: Path) -> Plan:
 
 
 def _first_differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    found = compare.difference([_named(there), _named(wanted)])
-    texts = [f"{key} was {old} and is {new}" for key, (old, new) in found.items()]
+    texts = []
+    old, new = dict(there), dict(wanted)
+    for key, what in (("cells", "cell"), ("metrics", "metric")):
+        before, after = ({one["name"]: one for one in of[key]} for of in (old, new))
+        texts += [f"{what} {name!r} is gone" for name in before if name not in after]
+        texts += [f"{what} {name!r} is new" for name in after if name not in before]
+        shared = [name for name in before if name in after]
+        if not texts and shared != list(after):
+            texts.append(f"the order of the {key} changed")
+        old[key], new[key] = ({n: of[n] for n in shared} for of in (before, after))
+    found = compare.difference([old, new])
+    texts += [f"{key} was {a} and is {b}" for key, (a, b) in found.items()]
     more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
     return "; ".join(texts[:3]) + more
-
-
-def _named(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists of cells and metrics as mappings by name, so that a difference has one."""
-    named = dict(value)
-    for key in ("cells", "metrics"):
-        named[key] = {item["name"]: item for item in named.get(key, [])}
-    return named
 
 
 def slug(name: str) -> str:
