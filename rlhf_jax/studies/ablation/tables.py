@@ -21,7 +21,11 @@ COLUMNS = (
 
 LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\^{}"},
+    **{
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    },
     **{"−": "$-$", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
     **{"<": "$<$", ">": "$>$", "√": r"$\sqrt{}$"},
 }
