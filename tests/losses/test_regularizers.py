@@ -30,9 +30,7 @@ def test_kl_estimators_against_their_formulas(name, x64, experience):
         "exact": np.asarray(outputs.kl_exact),
     }[name]
     mask = np.asarray(batch.trajectory.mask)
-    np.testing.assert_allclose(
-        np.asarray(values)[mask], expected[mask], atol=1e-12
-    )
+    np.testing.assert_allclose(np.asarray(values)[mask], expected[mask], atol=1e-12)
 
 
 def test_kl_accepts_a_function_and_names_the_unknown(experience):
