@@ -19,7 +19,7 @@ what matters first. Summary lines that are too long are cut and then have no end
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults
+from rlhf_jax.build import defaults, sections
 
 VARIANTS = ("tiny",)
 
@@ -28,69 +28,43 @@ def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""
     config = defaults.base()
     config.stages = ("pretrain", "sft", "label", "rm", "ppo", "table", "summary")
-    config.task = ConfigDict(
-        dict(
-            kind="pydoc",
-            tokenizer=None,
-            vocab_size=2048,
-            prompt_length=72,
-            response_length=24,
-            overlong_prompt="newline",
-            overlong_response="cut",
-            prompt_suffix="\n\nTL;DR:",
-            response_prefix=" ",
-        )
-    )
+    config.task = sections.pydoc_task()
     config.model = defaults.model(width=128, num_layers=4, num_heads=4)
-    config.pretrain = _fine_tuning("pretraining", "init", packed=True)
-    config.pretrain.update(dict(steps=272, batch_size=80))
-    config.sft = _fine_tuning("sft", "pretrain", packed=False)
-    config.sft.update(dict(steps=142, batch_size=32, eval_every=71))
-    config.sft.optimizer.update(dict(learning_rate=5e-4, warmup_steps=20))
-    config.label = ConfigDict(
-        dict(
-            kind="label",
-            policy="sft",
-            prompts=0,
-            heldout=0,
-            responses=4,
-            noise=0.0,
-            temperature=1.0,
-            batch_size=128,
-        )
+    config.pretrain = sections.sft(
+        3e-3,
+        kind="pretraining",
+        packed=True,
+        steps=272,
+        batch_size=80,
+        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=40),
     )
-    config.rm = ConfigDict(
-        dict(
-            kind="rm",
-            init="sft",
-            data="label",
-            half="all",
-            steps=71,
-            batch_size=32,
-            microbatches=1,
-            head="normal",
-            normalize=True,
-            reduction="token_mean",
-            terms=("plackett_luce",),
-            plackett_luce=dict(weight=1.0),
-            optimizer=defaults.optimizer(3e-4, schedule="cosine", warmup_steps=10),
-            eval_every=35,
-        )
+    config.sft = sections.sft(
+        5e-4,
+        init="pretrain",
+        steps=142,
+        optimizer=defaults.optimizer(5e-4, schedule="cosine", warmup_steps=20),
+        eval_every=71,
     )
-    config.ppo = _ppo()
-    config.table = ConfigDict(
-        dict(
-            kind="table",
-            base="sft",
-            policy="ppo",
-            reward_model="rm",
-            best_of=4,
-            prompts=0,
-            samples=4,
-            temperature=1.0,
-            batch_size=64,
-        )
+    config.label = sections.label()
+    config.rm = sections.rm(
+        3e-4,
+        steps=71,
+        optimizer=defaults.optimizer(3e-4, schedule="cosine", warmup_steps=10),
+        eval_every=35,
     )
+    config.ppo = sections.ppo(
+        2e-4,
+        3e-4,
+        steps=24,
+        rewards=("missing_eos_penalty", "score_at_last_token", "kl_penalty"),
+        missing_eos_penalty=dict(penalty=1.0),
+        gae=dict(discount=1.0, lam=0.95),
+        terms=("clipped_surrogate", "clipped_value", "entropy_bonus"),
+        entropy_bonus=dict(weight=0.0),
+        value=dict(enabled=True, separate=True, init="reward_model", head="zero"),
+        eval_every=12,
+    )
+    config.table = sections.table(best_of=4)
     config.summary = ConfigDict(
         dict(
             kind="pydoc_summary",
@@ -102,65 +76,6 @@ def get_config(variant: str = "") -> ConfigDict:
         )
     )
     return _tiny(config) if variant == "tiny" else config
-
-
-def _fine_tuning(kind: str, init: str, packed: bool) -> ConfigDict:
-    return ConfigDict(
-        dict(
-            kind=kind,
-            init=init,
-            steps=1,
-            batch_size=1,
-            microbatches=1,
-            packed=packed,
-            reduction="token_mean",
-            terms=("cross_entropy",),
-            cross_entropy=dict(weight=1.0),
-            optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=40),
-            eval_every=0,
-        )
-    )
-
-
-def _ppo() -> ConfigDict:
-    return ConfigDict(
-        dict(
-            kind="ppo",
-            policy="sft",
-            reference="sft",
-            reward_model="rm",
-            steps=24,
-            batch_size=64,
-            samples_per_prompt=1,
-            epochs=4,
-            minibatches=1,
-            microbatches=1,
-            temperature=0.7,
-            top_k=None,
-            top_p=None,
-            kl_coef=0.05,
-            rewards=("missing_eos_penalty", "score_at_last_token", "kl_penalty"),
-            missing_eos_penalty=dict(penalty=1.0),
-            kl_penalty=dict(estimator="k1"),
-            estimator=("gae", "whitened"),
-            gae=dict(discount=1.0, lam=0.95),
-            reduction="token_mean",
-            terms=("clipped_surrogate", "clipped_value", "entropy_bonus"),
-            clipped_surrogate=dict(weight=1.0, clip_eps=0.2),
-            clipped_value=dict(weight=0.1, clip_eps=0.2),
-            entropy_bonus=dict(weight=0.0),
-            value=dict(enabled=True, separate=True, init="reward_model", head="zero"),
-            value_warmup=0,
-            target_kl=None,
-            pretraining=dict(coef=0.0, batch_size=32),
-            optimizer=defaults.optimizer(2e-4, eps=1e-5, clip_norm=None),
-            value_optimizer=defaults.optimizer(3e-4, eps=1e-5, clip_norm=None),
-            eval_every=12,
-            eval_prompts=64,
-            eval_temperature=1.0,
-            shown_samples=4,
-        )
-    )
 
 
 def _tiny(config: ConfigDict) -> ConfigDict:

@@ -11,7 +11,7 @@ Result: gold(ppo) - gold(sft) of at least half a standard deviation of gold unde
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults
+from rlhf_jax.build import defaults, sections
 
 VARIANTS = ("tiny",)
 
@@ -20,113 +20,39 @@ def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""
     config = defaults.base()
     config.stages = ("sft", "label", "rm", "ppo", "table")
-    config.task = ConfigDict(
-        dict(
-            kind="key_lm",
-            contents=20,
-            salient=4,
-            response_length=10,
-            prompts=8192,
-            heldout=1024,
-        )
-    )
+    config.task = sections.key_lm_task()
     config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = ConfigDict(
-        dict(
-            kind="sft",
-            init="init",
-            steps=800,
-            batch_size=64,
-            microbatches=1,
-            packed=False,
-            reduction="token_mean",
-            terms=("cross_entropy",),
-            cross_entropy=dict(weight=1.0),
-            optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-            eval_every=200,
-        )
+    config.sft = sections.sft(
+        3e-3,
+        steps=800,
+        batch_size=64,
+        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
+        eval_every=200,
     )
-    config.label = ConfigDict(
-        dict(
-            kind="label",
-            policy="sft",
-            prompts=6144,
-            heldout=512,
-            responses=4,
-            noise=0.1,
-            temperature=1.0,
-            batch_size=512,
-        )
+    config.label = sections.label(prompts=6144, heldout=512, noise=0.1, batch_size=512)
+    config.rm = sections.rm(
+        2e-3,
+        steps=600,
+        optimizer=defaults.optimizer(2e-3, schedule="cosine", warmup_steps=30),
+        eval_every=100,
     )
-    config.rm = ConfigDict(
-        dict(
-            kind="rm",
-            init="sft",
-            data="label",
-            half="all",
-            steps=600,
-            batch_size=32,
-            microbatches=1,
-            head="normal",
-            normalize=True,
-            reduction="token_mean",
-            terms=("plackett_luce",),
-            plackett_luce=dict(weight=1.0),
-            optimizer=defaults.optimizer(2e-3, schedule="cosine", warmup_steps=30),
-            eval_every=100,
-        )
+    config.ppo = sections.ppo(
+        5e-4,
+        1e-3,
+        steps=60,
+        batch_size=128,
+        rewards=("missing_eos_penalty", "score_at_last_token", "kl_penalty"),
+        missing_eos_penalty=dict(penalty=1.0),
+        gae=dict(discount=1.0, lam=0.95),
+        terms=("clipped_surrogate", "clipped_value", "entropy_bonus"),
+        entropy_bonus=dict(weight=0.0),
+        value=dict(enabled=True, separate=True, init="reward_model", head="zero"),
+        pretraining=dict(coef=0.0, batch_size=64),
+        eval_every=10,
+        eval_prompts=256,
+        shown_samples=8,
     )
-    config.ppo = ConfigDict(
-        dict(
-            kind="ppo",
-            policy="sft",
-            reference="sft",
-            reward_model="rm",
-            steps=60,
-            batch_size=128,
-            samples_per_prompt=1,
-            epochs=4,
-            minibatches=1,
-            microbatches=1,
-            temperature=0.7,
-            top_k=None,
-            top_p=None,
-            kl_coef=0.05,
-            rewards=("missing_eos_penalty", "score_at_last_token", "kl_penalty"),
-            missing_eos_penalty=dict(penalty=1.0),
-            kl_penalty=dict(estimator="k1"),
-            estimator=("gae", "whitened"),
-            gae=dict(discount=1.0, lam=0.95),
-            reduction="token_mean",
-            terms=("clipped_surrogate", "clipped_value", "entropy_bonus"),
-            clipped_surrogate=dict(weight=1.0, clip_eps=0.2),
-            clipped_value=dict(weight=0.1, clip_eps=0.2),
-            entropy_bonus=dict(weight=0.0),
-            value=dict(enabled=True, separate=True, init="reward_model", head="zero"),
-            value_warmup=0,
-            target_kl=None,
-            pretraining=dict(coef=0.0, batch_size=64),
-            optimizer=defaults.optimizer(5e-4, eps=1e-5, clip_norm=None),
-            value_optimizer=defaults.optimizer(1e-3, eps=1e-5, clip_norm=None),
-            eval_every=10,
-            eval_prompts=256,
-            eval_temperature=1.0,
-            shown_samples=8,
-        )
-    )
-    config.table = ConfigDict(
-        dict(
-            kind="table",
-            base="sft",
-            policy="ppo",
-            reward_model="rm",
-            best_of=16,
-            prompts=512,
-            samples=4,
-            temperature=1.0,
-            batch_size=64,
-        )
-    )
+    config.table = sections.table(prompts=512)
     return _tiny(config) if variant == "tiny" else config
 
 
