@@ -1,8 +1,12 @@
 """Small worlds with a known gold reward."""
 
+from rlhf_jax.worlds import arith_lm as arith_lm
 from rlhf_jax.worlds import boundaries as boundaries
 from rlhf_jax.worlds import enumerable as enumerable
+from rlhf_jax.worlds import expected as expected
+from rlhf_jax.worlds import fixed_points as fixed_points
 from rlhf_jax.worlds import key_lm as key_lm
+from rlhf_jax.worlds import relatives as relatives
 from rlhf_jax.worlds import tabular as tabular
 from rlhf_jax.worlds.boundaries import ends_at as ends_at
 from rlhf_jax.worlds.boundaries import restricted as restricted

@@ -126,6 +126,11 @@ def _first_order(rng: np.random.Generator, vocab: int, length: int) -> np.ndarra
     return start[y[:, 0]] + later
 
 
+def reference(world: World) -> Vector:
+    """Probability of each sequence under the reference."""
+    return np.exp(world.reference)
+
+
 def sequences(world: World) -> np.ndarray:
     """All responses as token ids of the networks, int32[N T]."""
     return FIRST + contents(world.vocab, world.length)

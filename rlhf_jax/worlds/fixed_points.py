@@ -46,6 +46,7 @@ MIN_STD = 1e-4
 
 _MOST_TUPLES = 2**24
 _LARGEST_EXPONENT = 80.0
+_LEAST_DAMPING = 0.05
 
 
 def coefficients(
@@ -191,7 +192,8 @@ def _follow(world: World, found: Relative, steps: int, tolerance: float) -> np.n
         if not math.isfinite(size):
             break
         if not _greedy(found):
-            damping = 0.5 * damping if size > before else min(1.02 * damping, 1.0)
+            slower = max(0.7 * damping, _LEAST_DAMPING)
+            damping = slower if size > before else min(1.02 * damping, 1.0)
         before = size
         step_size = damping * _step_size(world, logits, found)
         logits = prefixes.log_softmax(logits + step_size * direction)
