@@ -1,5 +1,6 @@
 """Small worlds with a known gold reward."""
 
+from rlhf_jax.worlds import annotators as annotators
 from rlhf_jax.worlds import arith_lm as arith_lm
 from rlhf_jax.worlds import boundaries as boundaries
 from rlhf_jax.worlds import enumerable as enumerable
