@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_jax import stats
-from rlhf_jax.studies import axes, figures, forest, points, svg
+from rlhf_jax.studies import axes, digits, figures, forest, points, svg
 from rlhf_jax.studies.ablation import curves, words
 from rlhf_jax.studies.ablation.analysis import Analysis, Comparison
 from rlhf_jax.studies.ablation.plan import Cell, Metric, Plan
@@ -51,7 +51,7 @@ def _effect(one: Comparison) -> forest.Effect:
     known = math.isfinite(one.difference.mean)
     text = words.difference(one) if known else "no pair of runs"
     if all(map(math.isfinite, ends)):
-        text += f" ({words.interval(*ends)})"
+        text += f" ({digits.interval(*ends)})"
     shade = words.COLORS[one.better]
     return forest.Effect(one.cell, text, one.difference.mean, *ends, shade)
 
@@ -122,7 +122,7 @@ def gold_against_kl(found: Analysis, records: Sequence[Record]) -> str:
         y_label=plan.gold,
         marks=marks,
         whole_x=False,
-        frame=axes.Frame(620, 340),
+        frame=axes.Frame(400, 260),
     )
     keys = [
         svg.Series(c.name, np.zeros(0), np.zeros(0), color(plan, c)) for c in plan.cells

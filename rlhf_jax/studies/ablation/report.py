@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from rlhf_jax.studies import forest, page
+from rlhf_jax.studies import digits, forest, page
 from rlhf_jax.studies.ablation import curves, plots, words
 from rlhf_jax.studies.ablation import plan as plans
 from rlhf_jax.studies.ablation.analysis import Analysis, Comparison
@@ -24,7 +24,7 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr))}
 .cells small{font-weight:400}.other{max-width:95ch}
 .change th{overflow-wrap:anywhere;width:30%}.change td{text-align:left;font:12.5px/1.5
 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
-.wide{max-width:760px}
+.wide{max-width:620px}
 @media(max-width:520px){.cells tr{display:grid;
 grid-template-columns:1fr 1.25fr 1.25fr;border-bottom:1px solid var(--line)}
 .cells th,.cells td{border:0;padding:3px}.cells small{font-size:11.5px}
@@ -112,7 +112,7 @@ def _uneven(found: Analysis, one: Comparison) -> bool:
 def _difference(one: Comparison) -> str:
     if one.verdict == "baseline":
         return '<span class="muted">–</span>'
-    ends = words.interval(one.difference.low, one.difference.high)
+    ends = digits.interval(one.difference.low, one.difference.high)
     small = "" if ends == "–" else f" <small>[{ends}]</small>"
     return f"<b>{words.difference(one)}</b>{small}"
 
@@ -193,8 +193,8 @@ def _everything(one: Comparison) -> str:
     if one.verdict != "baseline":
         facts |= {
             "pairs": str(one.difference.n),
-            "paired t": words.interval(one.difference.low, one.difference.high),
-            "studentized bootstrap": words.interval(*one.studentized),
+            "paired t": digits.interval(one.difference.low, one.difference.high),
+            "studentized bootstrap": digits.interval(*one.studentized),
             "p sign flip": words.p_value(one.p_sign_flip),
             "p paired t": words.p_value(one.p_t),
             "p after Holm": words.p_value(one.p_adjusted),
@@ -210,5 +210,5 @@ def _everything(one: Comparison) -> str:
     values = ", ".join(f"{seed}: {number(v)}" for seed, v in one.values.items())
     return (
         f'<div class="facts">{items}</div>'
-        f"<small>By seed: {escape(values) or 'none'}</small>"
+        f'<div class="muted">By seed: {escape(values) or "none"}</div>'
     )

@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+from rlhf_jax.studies import digits
 from rlhf_jax.studies.ablation import words
 from rlhf_jax.studies.ablation.analysis import Analysis, Comparison
 from rlhf_jax.studies.ablation.plan import Metric, Plan
@@ -115,7 +116,7 @@ def _texts(found: Analysis, metric: Metric) -> list[list[str]]:
         verdict = words.verdict(one) + (f" ({', '.join(notes)})" if notes else "")
         change = [
             words.difference(one),
-            words.interval(one.difference.low, one.difference.high),
+            digits.interval(one.difference.low, one.difference.high),
             words.p_value(one.p_adjusted),
             words.number(one.g, sign=True),
         ]

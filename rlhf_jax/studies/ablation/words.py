@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_jax.studies import compare
+from rlhf_jax.studies import compare, digits
 from rlhf_jax.studies.ablation.analysis import Analysis, Comparison
 from rlhf_jax.studies.ablation.plan import Cell, Metric, Plan
 from rlhf_jax.studies.summary import number, with_error
@@ -56,26 +56,7 @@ def notes(one: Comparison) -> list[str]:
 def difference(one: Comparison) -> str:
     """The mean difference with sign, to the digits of its interval; a dash if none."""
     change = one.difference
-    if not math.isfinite(change.mean):
-        return "–"
-    if not math.isfinite(change.high - change.low):
-        return number(change.mean, sign=True)
-    sign = "+" if change.mean > 0 else ""
-    return sign + _to(change.mean, change.high - change.low)
-
-
-def interval(low: float, high: float) -> str:
-    """`−0.12 to 0.40`, to the digits that its width needs; a dash where unknown."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "–"
-    return f"{_to(low, high - low)} to {_to(high, high - low)}"
-
-
-def _to(value: float, width: float) -> str:
-    if not 1e-6 < width < 1e4:
-        return number(value)
-    places = max(0, 1 - math.floor(math.log10(width)))
-    return f"{value:,.{places}f}".replace("-", "−")
+    return digits.rounded(change.mean, change.high - change.low, sign=True)
 
 
 def spread(one: Comparison) -> tuple[str, str]:

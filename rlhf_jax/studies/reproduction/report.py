@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from rlhf_jax.studies import page
+from rlhf_jax.studies import digits, page
 from rlhf_jax.studies.reproduction.verdict import Finding, Result
 from rlhf_jax.studies.summary import number
 
@@ -23,6 +23,9 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
 .columns h4{color:var(--muted);font-weight:500}
 .parts td,.parts th{font-size:13px;overflow-wrap:normal}
 .parts th:first-child{overflow-wrap:anywhere;font-weight:400}
+@media(max-width:520px){.parts tr{display:grid;grid-template-columns:1fr 1.4fr 1.2fr;
+border-bottom:1px solid var(--line)}.parts th,.parts td{border:0;padding:3px}
+.parts tbody th{grid-column:1/-1}.parts thead th:first-child{display:none}}
 """
 
 
@@ -44,9 +47,10 @@ def _top(results: Sequence[Result]) -> str:
         "out in a small world on a CPU, and what the paper reports at its own scale."
         f'</p></header><p class="verdict">{escape(total)}</p>'
         '<p class="muted">Thresholds and seeds were stated beforehand. A claim holds '
-        "where the one-sided interval over seeds lies beyond its threshold, fails "
-        "where it lies on the wrong side, and is undecided where it covers it. A claim "
-        "that does not come out stays in the list.</p>"
+        "where the one-sided bounds over seeds lie beyond its threshold, fails where "
+        "they lie on the wrong side, and is undecided between. A fact without sampling "
+        "error must come out under each seed; its bounds are the least and the largest "
+        "value. A claim that does not come out stays in the list.</p>"
     )
 
 
@@ -75,7 +79,7 @@ def _here(result: Result) -> str:
     claim = result.claim
     rows = "".join(_part(one, claim.unit) for one in result.findings)
     share = f"{100 * claim.confidence:g} %"
-    head = f"<th></th><th>effect</th><th>one-sided {share} bounds</th><th>asked</th>"
+    head = f"<th></th><th>effect</th><th>{share} bounds</th><th>asked</th>"
     facts = [f"{len(claim.seeds)} seed{'s' if len(claim.seeds) > 1 else ''}"]
     facts += [f"{number(result.seconds)} s", claim.kind, f"protocol {claim.version}"]
     power = f" {escape(claim.power)}" if claim.power else ""
@@ -91,9 +95,13 @@ def _part(one: Finding, unit: str) -> str:
     label = escape(one.name or "effect") + (
         f" <small>[{escape(unit)}]</small>" if unit else ""
     )
-    bounds = f"{number(one.low)} … {number(one.high)}"
+    width = one.high - one.low
+    effect, bounds = (
+        digits.rounded(one.effect, width),
+        digits.interval(one.low, one.high),
+    )
     return (
-        f'<tr><th>{label}</th><td><b class="{shade}">{number(one.effect)}</b></td>'
+        f'<tr><th>{label}</th><td><b class="{shade}">{effect}</b></td>'
         f"<td>{bounds}</td><td>{escape(one.threshold)}</td></tr>"
     )
 

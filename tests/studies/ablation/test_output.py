@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import stats
-from rlhf_jax.studies import ablation, forest
+from rlhf_jax.studies import ablation, digits, forest
 from rlhf_jax.studies.ablation import curves, records, tables, words
 
 
@@ -178,7 +178,7 @@ def test_changes_are_told_against_the_baseline(make_plan):
     ],
 )
 def test_intervals_have_the_digits_that_their_width_needs(ends, text):
-    assert words.interval(*ends) == text
+    assert digits.interval(*ends) == text
 
 
 @pytest.mark.parametrize(
