@@ -86,6 +86,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.label.update(dict(prompts=16, heldout=8, batch_size=8))
     config.rm.update(dict(steps=4, batch_size=4, eval_every=0))
     config.ppo.update(dict(steps=4, batch_size=4, eval_every=0, eval_prompts=8))
+    config.ppo.term_gradients.every = 0
     config.ppo.shown_samples = 1
     config.table.update(dict(prompts=8, best_of=2, samples=2, batch_size=8))
     config.checkpoint.save_every = 2

@@ -63,6 +63,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
     config.label.update(dict(prompts=16, heldout=8, batch_size=8))
     config.rm.update(dict(steps=4, batch_size=4, eval_every=2))
     config.ppo.update(dict(steps=4, batch_size=8, eval_every=2, eval_prompts=8))
+    config.ppo.term_gradients.every = 0
     config.ppo.shown_samples = 2
     config.table.update(dict(prompts=8, best_of=4, samples=2, batch_size=8))
     config.checkpoint.save_every = 2

@@ -114,8 +114,8 @@ class Context(NamedTuple):
 
         Args:
           source: a reward-model stage (`rm`), a Hugging Face directory of a reward
-            model with its own tokenizer (`./reward-model`), or several of these as
-            `sum:a,b`, `mean:a,b` or `minimum:a,b`.
+            model with its own tokenizer (`./reward-model`), several of these as
+            `sum:a,b`, `mean:a,b` or `minimum:a,b`, or `gold`, the task's own reward.
           path: key that names it, for messages.
 
         Raises:
@@ -127,6 +127,8 @@ class Context(NamedTuple):
             return AGGREGATES[aggregate](found)
         if source in self.rewards:
             return self.rewards[source]()
+        if source == "gold" and self.task.gold is not None:
+            return self.task.gold
         if (Path(source) / "config.json").is_file():
             return models.foreign_scorer(Path(source), self.task)
         raise UserError(

@@ -84,3 +84,8 @@ def model(**changes) -> ConfigDict:  # noqa: ANN003
     )
     config.update(changes)
     return config
+
+
+def tabular_model() -> ConfigDict:
+    """Tables over all prefixes of an enumerable world, starting as its reference."""
+    return ConfigDict(dict(family="tabular"))

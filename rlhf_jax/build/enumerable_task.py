@@ -84,6 +84,7 @@ def _task(kind: str, section: Section, data_seed: int, model_path: str | None) -
         gold_definition=enumerable.GOLD_DEFINITION,
         prompt_length=1,
         response_length=world.length,
+        ends_at_length=True,
     )
 
 

@@ -15,6 +15,8 @@ from rlhf_jax import __version__, rng, rollout, sharding
 from rlhf_jax.build import (
     claiming,
     defaults,
+    enumerable_task,
+    exact,
     label,
     models,
     ppo,
@@ -41,6 +43,7 @@ KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "ppo": ppo.ppo,
     "table": table.table,
     "pydoc_summary": pydoc_summary.pydoc_summary,
+    "exact": exact.exact,
 }
 PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
@@ -58,10 +61,7 @@ def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]
     _check_names(names, root)
     seeds = seeding.seeds(root)
     model_section = root.section("model")
-    path = model_section.optional("path", model_section.str)
-    task = tasks.task(root.section("task"), seeds, path)
-    length = task.prompt_length + task.response_length
-    model = models.model(model_section, task.tokenizer.vocab_size, length)
+    task, model = _task_and_model(root, seeds)
     context = _context(root, workdir, stop, task, model, seeds, plain, names)
     stages = []
     for name in names:
@@ -72,6 +72,19 @@ def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]
     root.leave(_unlisted(plain, names))
     root.finish()
     return context, stages
+
+
+def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, Any]:
+    section, data = root.section("model"), root.section("task")
+    if models.is_tabular(section):
+        section.str("family")
+        task = tasks.task(data, seeds, None)
+        world = enumerable_task.world_of(data.values(), seeds.data)
+        return task, enumerable_task.TabularModel(world)
+    path = section.optional("path", section.str)
+    task = tasks.task(data, seeds, path)
+    length = task.prompt_length + task.response_length
+    return task, models.model(section, task.tokenizer.vocab_size, length)
 
 
 def _check_names(names: tuple[str, ...], root: Section) -> None:
@@ -235,7 +248,7 @@ def summarize(context: Context, stages: list[Stage], config: Any) -> None:
         record = json.loads(path.read_text())
         summary["seconds_by_stage"][stage.name] = record["seconds"]
         kind = config[stage.name].kind
-        if kind in ("table", "pydoc_summary"):
+        if kind in ("table", "pydoc_summary", "exact"):
             summary.update(record["result"])
         elif kind == "rm" and "reward_model" not in summary:
             summary["reward_model"] = record["result"]

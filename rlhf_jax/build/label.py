@@ -40,7 +40,7 @@ def label(name: str, section: Section, context: Context) -> Stage:
     sample = rollout.sampler(
         network,
         max_length=task.response_length,
-        stop_tokens=(task.tokenizer.end_token,),
+        stop_tokens=task.stop_tokens,
         pad_token=task.tokenizer.pad_token,
         temperature=temperature,
         samples_per_prompt=responses,

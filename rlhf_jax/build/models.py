@@ -64,6 +64,15 @@ HEADS: dict[str, Callable[[], Any]] = {
 }
 
 
+TABULAR = "tabular"
+"""The family of tables over all prefixes of an enumerable world."""
+
+
+def is_tabular(section: Section) -> bool:
+    """Whether `config.model` asks for tables, which have no other keys."""
+    return section.values().get("family") == TABULAR
+
+
 def model(section: Section, vocab_size: int | None, length: int) -> Model:
     """Reads `config.model`.
 

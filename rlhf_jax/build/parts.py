@@ -7,6 +7,7 @@ the same name holds the keywords. No second list of names exists.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -21,9 +22,20 @@ from rlhf_jax.optimizers import optimizer as make_optimizer
 from rlhf_jax.optimizers import schedules
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
-ESTIMATORS: Mapping[str, Callable[..., Any]] = {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}
 RANGES = {"clip_eps": (0.0, None), "lam": (0.0, 1.0), "discount": (0.0, 1.0)}
 """Least and largest value of keywords that several parts have."""
+KL_LINKS = {
+    "kl_penalty": "coef",
+    "adaptive_kl_penalty": "init_coef",
+    "lagrangian_kl_penalty": "init_coef",
+}
+"""Links whose coefficient is the section's `kl_coef`."""
+KL_TERMS = (
+    "kl_to_reference",
+    "adaptive_kl_to_reference",
+    "lagrangian_kl_to_reference",
+)
+MASKS = {"all": None, "complete": losses.complete}
 SUPPORTS = {"tokens": losses.support, "one_more_token": losses.one_more_token}
 REDUCTIONS = {"token_mean": losses.token_mean, "sequence_mean": losses.sequence_mean}
 
@@ -46,20 +58,22 @@ def part(namespace: ModuleType, name: str, section: Section, key: str) -> Any:
 def keywords(
     section: Section, name: str, factory: Callable[..., Any], **given: Any
 ) -> dict[str, Any]:
-    """Keywords of a part from its sub-section; KL estimators by name."""
+    """Keywords of a part from its sub-section; KL estimators are checked by name."""
     own = section.section(name) if section.has(name) else Section({}, section.path)
     for key, bounds in RANGES.items():
         if own.has(key):
             own.float(key, *bounds)
     result = own.keywords(factory, **given)
-    if isinstance(result.get("estimator"), str):
-        found = result["estimator"]
-        if found not in ESTIMATORS:
-            raise UserError(
-                f"{own.path}.estimator='{found}' is not a KL estimator"
-                f"{nearest(found, list(ESTIMATORS))}"
-            )
-        result["estimator"] = ESTIMATORS[found]
+    known = ["exact", *kl.ESTIMATORS] if name in KL_TERMS else list(kl.ESTIMATORS)
+    found = result.get("estimator")
+    if isinstance(found, str) and found not in known:
+        raise UserError(
+            f"{own.path}.estimator='{found}' is not a KL estimator"
+            f"{nearest(found, known)}"
+        )
+    for key, value in result.items():
+        if isinstance(value, list):
+            result[key] = tuple(value)
     return result
 
 
@@ -75,11 +89,7 @@ def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
     _check_order(section, names)
     for name in names:
         factory = part(rewards, name, section, "rewards")
-        given: dict[str, Any] = {}
-        if name == "kl_penalty":
-            given = {"coef": kl_coef}
-        if name == "adaptive_kl_penalty":
-            given = {"init_coef": kl_coef}
+        given = {KL_LINKS[name]: kl_coef} if name in KL_LINKS else {}
         links.append(factory(**keywords(section, name, factory, **given)))
     return rewards.chain(*links)
 
@@ -109,11 +119,16 @@ def _check_order(section: Section, names: tuple[str, ...]) -> None:
         )
 
 
-def estimator(section: Section) -> AdvantageEstimator:
-    """`estimator`: an estimator and what wraps it, such as ('gae', 'whitened')."""
+def estimator(section: Section, group_size: int) -> AdvantageEstimator:
+    """`estimator`: an estimator and what wraps it, such as ('gae', 'whitened').
+
+    Estimators of groups compare the `group_size` samples of a prompt.
+    """
     first, *wrappers = section.names("estimator")
     factory = part(advantages, first, section, "estimator")
-    result = factory(**keywords(section, first, factory))
+    grouped = "group_size" in inspect.signature(factory).parameters
+    given = {"group_size": group_size} if grouped else {}
+    result = factory(**keywords(section, first, factory, **given))
     for name in wrappers:
         wrapper = part(advantages, name, section, "estimator")
         result = wrapper(**keywords(section, name, wrapper, estimator=result))
@@ -153,21 +168,44 @@ def single_terms(section: Section, key: str = "terms") -> dict[str, losses.Loss]
     }
 
 
+def needs_exact_kl(section: Section) -> bool:
+    """Whether a term of the loss reads the exact KL over the vocabulary."""
+    found = [name for name in section.names("terms") if name in KL_TERMS]
+    return any(
+        section.section(name).values().get("estimator", "exact") == "exact"
+        for name in found
+    )
+
+
+_OF_TERMS = ("weight", "support", "mask", "importance_cap")
+"""Keys of a term's section that are not keywords of its factory."""
+
+
 def term(section: Section, name: str) -> losses.Term:
     """One weighted term: its sub-section has `weight` and the factory's keywords.
 
     `support="one_more_token"` is the value mask of the N+ code, which goes with
-    `score_after_last_token` and `gae(after_last=True)`.
+    `score_after_last_token` and `gae(after_last=True)`; `mask="complete"` is DAPO's
+    overlong filter; `importance_cap` weights the term by the truncated ratio of the
+    policy to the one that sampled.
     """
     factory = part(losses, name, section, "terms")
     own = section.section(name)
     weight = _schedule_or_number(own, "weight")
-    given = {k: own.value(k) for k in own.keys() if k not in ("weight", "support")}
-    found = keywords(Section({name: given}, section.path), name, factory)
-    support = losses.support
+    given = {k: own.value(k) for k in own.keys() if k not in _OF_TERMS}
+    made = factory(**keywords(Section({name: given}, section.path), name, factory))
+    result = made if isinstance(made, losses.Term) else losses.Term(made)
     if own.has("support"):
         support = SUPPORTS[own.choice("support", SUPPORTS)]
-    return losses.Term(factory(**found), weight=weight, support=support)
+        result = result._replace(support=support)
+    if own.has("mask"):
+        result = result._replace(mask=MASKS[own.choice("mask", MASKS)])
+    if own.has("importance_cap"):
+        cap = own.optional("importance_cap", lambda key: own.float(key, 0.0))
+        if cap is not None:
+            values = losses.truncated_importance(result.values, cap)
+            result = result._replace(values=values)
+    return result._replace(weight=weight)
 
 
 def reduction_of(section: Section) -> losses.Reduction:

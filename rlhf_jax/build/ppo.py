@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax import algorithms, losses, networks, rng, rollout
+from rlhf_jax import algorithms, losses, networks, rng, rollout, worlds
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import models, parts, ppo_evaluation, ppo_settings, tracing
+from rlhf_jax.build import (
+    combinations,
+    models,
+    parts,
+    ppo_evaluation,
+    ppo_settings,
+    tracing,
+)
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
-from rlhf_jax.errors import UserError
 from rlhf_jax.training import checkpoint
 from rlhf_jax.types import (
     AdvantageEstimator,
@@ -50,12 +56,14 @@ def ppo(name: str, section: Section, context: Context) -> Stage:
         value=value,
         critic=critic,
         shaping=parts.shaping(section, section.float("kl_coef", 0.0)),
-        estimator=parts.estimator(section),
+        estimator=parts.estimator(section, numbers.samples_per_prompt),
         loss=parts.loss(section),
         terms=parts.single_terms(section),
+        exact_kl=parts.needs_exact_kl(section),
         optimizers=optimizers,
         mix=ppo_settings.pretraining(section, context),
     )
+    combinations.check(section.path, section.values())
     context.policies[name] = stage.load
     return Stage(name, stage.run, stage.describe)
 
@@ -73,6 +81,7 @@ class _PPO(NamedTuple):
     estimator: AdvantageEstimator
     loss: losses.Loss
     terms: dict[str, losses.Loss]
+    exact_kl: bool
     optimizers: dict[str, optax.GradientTransformation]
     mix: ppo_settings.Pretraining | None
 
@@ -103,19 +112,14 @@ class _PPO(NamedTuple):
 
     def build(self, scorer: Scorer) -> algorithms.PPO:
         """The learner, for a scorer."""
-        numbers, tokenizer = self.numbers, self.context.task.tokenizer
+        numbers, greedy = self.numbers, None
+        if numbers.greedy_responses:
+            greedy = self.sampler(0.0, 1)
         return algorithms.ppo(
             policy=self.policy,
             value=self.critic,
             initial=self.shapes,
-            sampler=rollout.sampler(
-                self.policy,
-                max_length=self.context.task.response_length,
-                stop_tokens=(tokenizer.end_token,),
-                pad_token=tokenizer.pad_token,
-                temperature=numbers.temperature,
-                samples_per_prompt=numbers.samples_per_prompt,
-            ),
+            sampler=self.sampler(numbers.temperature, numbers.samples_per_prompt),
             scorer=scorer,
             shaping=self.shaping,
             estimator=self.estimator,
@@ -128,8 +132,51 @@ class _PPO(NamedTuple):
             target_kl=numbers.target_kl,
             value_warmup=numbers.value_warmup,
             pretraining_loss=self.mix.loss if self.mix else None,
-            exact_kl="kl_to_reference" in self.terms,
+            exact_kl=self.exact_kl,
+            baseline_sampler=greedy,
+            selection=self.selection(),
+            staleness=self.staleness(),
+            term_gradients=numbers.term_gradients,
+            term_cosines=numbers.term_cosines,
         )
+
+    def sampler(self, temperature: float, samples: int) -> rollout.Sampler:
+        """Draws responses to the task's prompts."""
+        task = self.context.task
+        draw = rollout.sampler(
+            self.policy,
+            max_length=task.response_length,
+            stop_tokens=task.stop_tokens,
+            pad_token=task.tokenizer.pad_token,
+            temperature=temperature,
+            samples_per_prompt=samples,
+        )
+        return (
+            worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw
+        )
+
+    def selection(self) -> algorithms.Selection | None:
+        """Dynamic sampling, where the section asks for it."""
+        numbers = self.numbers
+        if not numbers.dynamic_sampling:
+            return None
+        return algorithms.informative_groups(
+            numbers.samples_per_prompt, numbers.dynamic_sampling
+        )
+
+    def staleness(self) -> algorithms.Staleness | None:
+        """The rollout buffer, where the section asks for one."""
+        numbers, task = self.numbers, self.context.task
+        if not numbers.staleness:
+            return None
+        like = algorithms.scored_like(
+            numbers.batch_size,
+            numbers.samples_per_prompt,
+            task.prompt_length,
+            task.response_length,
+            numbers.greedy_responses,
+        )
+        return algorithms.Staleness(numbers.staleness, like)
 
     def shapes(self, key: Array) -> dict[str, Params]:
         """Random trainable variables; the weights come by warm start."""
@@ -148,6 +195,11 @@ class _PPO(NamedTuple):
         base, tuned = models.trainable(full, context.model.lora)
         groups = {"policy": tuned}
         if self.critic is not None and self.value is not None:
+            if self.value.init == "scratch":
+                return base, {
+                    **groups,
+                    "value": self.critic.init(rng.named(key, "value")),
+                }
             from_policy = self.value.init == "policy"
             source = numbers.policy if from_policy else numbers.reward_model
             trunk = context.policy(source, f"config.{self.name}.value.init")
@@ -160,16 +212,11 @@ class _PPO(NamedTuple):
         return base, groups
 
     def training_scorer(self) -> Scorer:
-        """The user's function if one is given, else the reward model, else gold."""
-        context, source = self.context, self.numbers.reward_model
-        if context.user_scorer is not None:
-            return context.user_scorer
+        """The user's function if one is given, else what `reward_model` names."""
+        if self.context.user_scorer is not None:
+            return self.context.user_scorer
         path = f"config.{self.name}.reward_model"
-        if source != "gold":
-            return context.scorer(source, path)
-        if context.task.gold is None:
-            raise UserError(f"{path}='gold': this task has no gold reward")
-        return context.task.gold
+        return self.context.scorer(self.numbers.reward_model, path)
 
     def load(self) -> Params:
         """The trained policy as plain variables, without a scalar head."""

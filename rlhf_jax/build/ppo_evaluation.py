@@ -114,7 +114,7 @@ def evaluator(
         scorers(context, built.parts.scorer),
         temperature=numbers.eval_temperature,
         max_length=task.response_length,
-        stop_tokens=(task.tokenizer.end_token,),
+        stop_tokens=task.stop_tokens,
         pad_token=task.tokenizer.pad_token,
         chunk_size=numbers.eval_prompts,
         decode=task.tokenizer.decode,

@@ -10,12 +10,15 @@ from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 
-VALUE_INITS = ("reward_model", "policy")
+VALUE_INITS = ("reward_model", "policy", "scratch")
 VALUE_HEADS = (*models.HEADS, "copy")
 
 
 class Settings(NamedTuple):
-    """Numbers of a PPO section; see `algorithms.ppo` for what they mean."""
+    """Numbers of a PPO section; see `algorithms.ppo` for what they mean.
+
+    `dynamic_sampling` is the largest number of rounds (0: learn from every group).
+    """
 
     policy: str
     reference: str
@@ -33,6 +36,11 @@ class Settings(NamedTuple):
     eval_prompts: int
     eval_temperature: float
     shown_samples: int
+    greedy_responses: bool
+    dynamic_sampling: int
+    staleness: int
+    term_gradients: int
+    term_cosines: bool
 
     @property
     def rollouts(self) -> int:
@@ -52,6 +60,7 @@ def settings(section: Section) -> Settings:
       UserError: minibatches or microbatches that do not divide the rollouts, or a way
         of sampling that a policy gradient cannot use.
     """
+    traced = section.section("term_gradients")
     result = Settings(
         policy=section.str("policy"),
         reference=section.str("reference"),
@@ -69,6 +78,11 @@ def settings(section: Section) -> Settings:
         eval_prompts=section.int("eval_prompts", 1),
         eval_temperature=section.float("eval_temperature", 0.0),
         shown_samples=section.int("shown_samples", 0),
+        greedy_responses=section.bool("greedy_responses"),
+        dynamic_sampling=section.int("dynamic_sampling", 0),
+        staleness=section.int("staleness", 0),
+        term_gradients=traced.int("every", 0),
+        term_cosines=traced.bool("cosines"),
     )
     rollout.check_trainable(
         sampling_temperature=result.temperature,
@@ -90,7 +104,7 @@ class Value(NamedTuple):
 
     Attributes:
       separate: a network of its own; otherwise a scalar head on the policy's trunk.
-      init: trunk of a separate critic, `reward_model` or `policy`.
+      init: trunk of a separate critic, `reward_model`, `policy` or `scratch` (random).
       head: of a separate critic, `zero`, `normal` or `copy` (the reward model's).
     """
 
@@ -172,7 +186,7 @@ def batches(context: Context, numbers: Settings, mix: Pretraining | None) -> Bat
     prompts = data.prompt_stream(
         context.task.prompts,
         context.task.encoder,
-        batch_size=numbers.batch_size,
+        batch_size=numbers.batch_size * max(1, numbers.dynamic_sampling),
         seed=context.seeds.data,
         lengths=(context.task.prompt_length,),
     )

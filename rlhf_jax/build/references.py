@@ -24,6 +24,7 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
     "rm": ("init",),
     "ppo": ("policy", "reference"),
     "table": ("base", "policy"),
+    "exact": ("policy", "reference"),
 }
 """Keys of each kind of stage that name a policy of an earlier stage, or `init`."""
 
@@ -51,7 +52,7 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     if kind == "ppo":
         _check_ppo(path, settings, context)
     if kind == "table" and context.user_scorer is None:
-        _scorer(f"{path}.reward_model", settings["reward_model"], rewards)
+        _check_scorer(path, settings["reward_model"], context, rewards)
     if kind in ("ppo", "table") and context.gold_source != "task":
         _scorer("config.gold", context.gold_source, rewards)
     for scorer in context.eval_scorers if kind in ("ppo", "table") else ():
@@ -74,8 +75,15 @@ def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None
         what = "reward model (which the critic starts from)"
         _known(f"{path}.reward_model", source, list(context.rewards), what)
     elif context.user_scorer is None:
-        _scorer(f"{path}.reward_model", source, [*context.rewards, "gold"])
-    if source == "gold" and context.user_scorer is None and context.task.gold is None:
+        _check_scorer(path, source, context, list(context.rewards))
+
+
+def _check_scorer(
+    path: str, source: str, context: Context, rewards: Sequence[str]
+) -> None:
+    """`reward_model` of a stage: a reward model, or the task's gold reward."""
+    _scorer(f"{path}.reward_model", source, [*rewards, "gold"])
+    if source == "gold" and context.task.gold is None:
         raise UserError(
             f"{path}.reward_model='gold': this task has no gold reward; name a reward"
             " model stage, or give config.scorer=FILE.py:FUNCTION"

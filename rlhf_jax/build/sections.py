@@ -1,7 +1,7 @@
 """Config sections of tasks and stages that several experiments share.
 
 Each function gives every key that its kind reads, at neutral values; an experiment
-passes what makes it what it is. `experiments/quickstart.py` spells the same keys out.
+passes what makes it what it is.
 """
 
 from __future__ import annotations
@@ -27,6 +27,25 @@ def key_lm_task(**changes: Any) -> ConfigDict:
         ),
         changes,
     )
+
+
+def e64_task(**changes: Any) -> ConfigDict:
+    """The enumerable world of 64 responses; `world` is its seed."""
+    return _section(dict(kind="e64", world=0, prompts=256, heldout=64), changes)
+
+
+def arith_task(**changes: Any) -> ConfigDict:
+    """Sums of two numbers below 100, one character a token, reward 0 or 1."""
+    values = dict(below=100, wrong=0.5, filler=0.0, response_length=5)
+    return _section(
+        dict(kind="arith_lm", prompts=4096, heldout=1024, **values), changes
+    )
+
+
+def exact(**changes: Any) -> ConfigDict:
+    """Total variation of an enumerable policy to its target."""
+    values = dict(policy="ppo", reference="init", target="tilt", beta=0.0, group=None)
+    return _section(dict(kind="exact", **values), changes)
 
 
 def text(**changes: Any) -> dict[str, Any]:
@@ -162,6 +181,10 @@ def ppo(learning_rate: float, value_learning_rate: float, **changes: Any) -> Con
             value=dict(enabled=True, separate=True, init="reward_model", head="copy"),
             value_warmup=0,
             target_kl=None,
+            greedy_responses=False,
+            dynamic_sampling=0,
+            staleness=0,
+            term_gradients=dict(every=20, cosines=False),
             pretraining=dict(coef=0.0, batch_size=32),
             optimizer=defaults.optimizer(learning_rate, eps=1e-5, clip_norm=None),
             value_optimizer=defaults.optimizer(
@@ -208,7 +231,13 @@ def shrink(config: Any) -> ConfigDict:
         "sft": sizes,
         "rm": sizes,
         "label": dict(prompts=16, heldout=8, batch_size=8),
-        "ppo": {**sizes, "minibatches": 1, "eval_prompts": 8, "shown_samples": 1},
+        "ppo": {
+            **sizes,
+            "minibatches": 1,
+            "eval_prompts": 8,
+            "shown_samples": 1,
+            "term_gradients": dict(every=0),
+        },
         "table": dict(prompts=8, best_of=2, samples=2, batch_size=8),
     }
     for name in config.stages:

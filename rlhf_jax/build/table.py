@@ -97,7 +97,7 @@ class _Table(NamedTuple):
             scorers,
             temperature=self.temperature,
             max_length=task.response_length,
-            stop_tokens=(task.tokenizer.end_token,),
+            stop_tokens=task.stop_tokens,
             pad_token=task.tokenizer.pad_token,
             samples_per_prompt=samples,
             chunk_size=self.batch_size,

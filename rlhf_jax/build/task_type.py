@@ -30,6 +30,8 @@ class Task(NamedTuple):
       prompt_length: P, tokens.
       response_length: T, the most tokens that are sampled; responses of the data may
         be longer (`encoder.response_limit`).
+      ends_at_length: every response ends after exactly T tokens; there is no token that
+        stops it, and its last one is terminal.
     """
 
     encoder: data.Encoder
@@ -44,6 +46,7 @@ class Task(NamedTuple):
     gold_definition: str
     prompt_length: int
     response_length: int
+    ends_at_length: bool = False
 
     @property
     def length(self) -> int:
@@ -60,6 +63,11 @@ class Task(NamedTuple):
     def tokenizer(self) -> data.Tokenizer:
         """The tokenizer of every stage."""
         return self.encoder.tokenizer
+
+    @property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """What ends a sampled response."""
+        return () if self.ends_at_length else (self.tokenizer.end_token,)
 
     def text(self, tokens: Any, mask: Any) -> str:
         """The real tokens of a row as text."""

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from rlhf_jax import data
-from rlhf_jax.build import text_tasks
+from rlhf_jax.build import arith_task, enumerable_task, text_tasks
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
@@ -162,4 +162,7 @@ KINDS: dict[str, Callable[[Section, int, str | None], Task]] = {
     "files": text_tasks.files,
     "pydoc": text_tasks.pydoc,
     "auto": _auto,
+    "e64": enumerable_task.e64,
+    "e32k": enumerable_task.e32k,
+    "arith_lm": arith_task.arith_lm_task,
 }
