@@ -4,7 +4,7 @@ Modules:
   plan: `Plan` (made by `make`), `Cell`, `Metric`; frozen in `plan.json`.
   grids: `one_at_a_time`, `product`, `leave_one_out`, `add_one_in`; `Factor`, `Term`.
   outcome: `Outcome` of a run, `Diverged`, `from_workdir`.
-  runner: `execute(plan, run, folder)`: what is done is kept.
+  runner: `execute(plan, run, folder)`: what is done is kept; `execute_packed`.
   analysis: `analyse(plan, records)`: intervals, p values, verdicts.
   output: `write(analysis, records, folder)`: JSON, CSV, tables, `report.html`.
 
@@ -26,7 +26,14 @@ from rlhf_jax.studies.ablation.grids import (
 from rlhf_jax.studies.ablation.outcome import Diverged, Outcome, from_workdir
 from rlhf_jax.studies.ablation.output import rewrite, write
 from rlhf_jax.studies.ablation.plan import Cell, Metric, Plan, make
-from rlhf_jax.studies.ablation.runner import Progress, Run, execute
+from rlhf_jax.studies.ablation.runner import (
+    Pack,
+    Progress,
+    Run,
+    execute,
+    execute_packed,
+)
+from rlhf_jax.studies.ablation.words import summary
 
 __all__ = [
     "Analysis",
@@ -35,6 +42,7 @@ __all__ = [
     "Factor",
     "Metric",
     "Outcome",
+    "Pack",
     "Plan",
     "Progress",
     "Run",
@@ -42,6 +50,7 @@ __all__ = [
     "add_one_in",
     "analyse",
     "execute",
+    "execute_packed",
     "from_workdir",
     "leave_one_out",
     "make",
@@ -49,6 +58,7 @@ __all__ = [
     "product",
     "rewrite",
     "study",
+    "summary",
     "write",
 ]
 
@@ -58,6 +68,7 @@ def study(
     run: Run,
     folder: Path,
     progress: Callable[[Progress], None] | None = None,
+    pack: Pack | None = None,
 ) -> Analysis:
     """`execute`, `analyse` and `write` in one: the whole study in `folder`.
 
@@ -66,11 +77,16 @@ def study(
       run: trains one cell under one seed.
       folder: where everything lies; run again after a kill, it goes on.
       progress: told after each run.
+      pack: trains many seeds of a cell at once, in the place of `run`; None for one
+        after the other.
 
     Raises:
       UserError: see `execute`.
     """
-    records = execute(plan, run, folder, progress)
+    if pack is None:
+        records = execute(plan, run, folder, progress)
+    else:
+        records = execute_packed(plan, pack, folder, progress)
     found = analyse(plan, records)
     write(found, records, folder)
     return found

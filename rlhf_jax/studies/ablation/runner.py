@@ -7,7 +7,7 @@ the end is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,10 @@ from rlhf_jax.studies.ablation.records import Record
 Run = Callable[[Cell, int], Outcome]
 """`run(cell, seed)`: trains the cell's config under the seed. Raises `Diverged`."""
 
+Pack = Callable[[Cell, Sequence[int]], Mapping[int, Outcome | Diverged]]
+"""`pack(cell, seeds)`: trains all seeds of a cell at once (`vmap`); every seed given
+gets its outcome, or the `Diverged` that froze it."""
+
 
 class Progress(NamedTuple):
     """Where a study stands, after each piece of work.
@@ -39,6 +43,16 @@ class Progress(NamedTuple):
     total: int
     record: Record
     fresh: bool
+
+    def __str__(self) -> str:
+        """A line for a terminal."""
+        record = self.record
+        how = f"diverged ({record.diverged})" if record.diverged else "done"
+        if not self.fresh:
+            how = "found"
+        elif np.isfinite(record.seconds):
+            how += f" in {record.seconds:.1f} s"
+        return f"{self.done}/{self.total} {record.cell}, seed {record.seed}: {how}"
 
 
 def execute(
@@ -64,27 +78,84 @@ def execute(
         term whose leaving out changes nothing (also kept in `dead.json`).
     """
     plans.freeze(plan, folder)
-    total = len(plan.cells) * len(plan.seeds)
     found: list[Record] = []
     for seed in plan.seeds:
         for cell in plan.cells:
-            place = records.path(plan, cell, seed, folder)
-            fresh = not place.exists()
-            record = _piece(plan, run, cell, seed, folder) if fresh else None
-            found.append(record or records.read(place))
-            if progress is not None:
-                progress(Progress(len(found), total, found[-1], fresh))
+            fresh = not records.path(plan, cell, seed, folder).exists()
+            if fresh:
+                _piece(plan, run, cell, seed, folder)
+            found.append(_told(plan, cell, seed, folder, len(found), fresh, progress))
             if seed == plan.seeds[-1]:
                 _require_alive(plan, cell, found, folder)
     return found
 
 
-def _piece(plan: Plan, run: Run, cell: Cell, seed: int, folder: Path) -> Record:
+def execute_packed(
+    plan: Plan,
+    pack: Pack,
+    folder: Path,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Record]:
+    """`execute` for accelerators: cell by cell, the seeds that are missing together.
+
+    What is kept, and what comes out of it, is the same as from `execute` up to the
+    round-off of a packed program.
+
+    Args:
+      plan: see `execute`.
+      pack: trains the given seeds of one cell.
+      folder: see `execute`; a study begun unpacked may go on packed.
+      progress: told after each piece.
+
+    Returns:
+      The records, by seed, then by cell.
+
+    Raises:
+      UserError: see `execute`; also a pack without a seed that it was given.
+    """
+    plans.freeze(plan, folder)
+    found: list[Record] = []
+    for cell in plan.cells:
+        missing = [
+            seed
+            for seed in plan.seeds
+            if not records.path(plan, cell, seed, folder).exists()
+        ]
+        outcomes = pack(cell, tuple(missing)) if missing else {}
+        for seed in missing:
+            if seed not in outcomes:
+                raise UserError(f"cell {cell.name!r}: the pack left seed {seed} out")
+            records.keep(plan, cell, seed, outcomes[seed], folder)
+        for seed in plan.seeds:
+            fresh = seed in missing
+            found.append(_told(plan, cell, seed, folder, len(found), fresh, progress))
+        _require_alive(plan, cell, found, folder)
+    return records.read_all(plan, folder)
+
+
+def _told(
+    plan: Plan,
+    cell: Cell,
+    seed: int,
+    folder: Path,
+    done: int,
+    fresh: bool,
+    progress: Callable[[Progress], None] | None,
+) -> Record:
+    """The record that is there now, after telling of it."""
+    record = records.read(records.path(plan, cell, seed, folder))
+    if progress is not None:
+        total = len(plan.cells) * len(plan.seeds)
+        progress(Progress(done + 1, total, record, fresh))
+    return record
+
+
+def _piece(plan: Plan, run: Run, cell: Cell, seed: int, folder: Path) -> None:
     try:
         outcome = run(cell, seed)
     except Diverged as ended:
         outcome = ended
-    return records.keep(plan, cell, seed, outcome, folder)
+    records.keep(plan, cell, seed, outcome, folder)
 
 
 def dead(plan: Plan, cell: Cell, found: Sequence[Record]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_jax.studies import compare, digits
+from rlhf_jax.studies.ablation import plan as plans
 from rlhf_jax.studies.ablation.analysis import Analysis, Comparison
 from rlhf_jax.studies.ablation.plan import Cell, Metric, Plan
 from rlhf_jax.studies.summary import number, with_error
@@ -32,6 +33,17 @@ def headline(found: Analysis, metric: Metric) -> str:
     rest = len(cells) - len(moved)
     text = f"{metric.name}: {', '.join(texts)}"
     return f"{text}; {rest} undecided." if rest else f"{text}."
+
+
+def summary(found: Analysis) -> str:
+    """What came out, for a terminal: warnings, a line a metric, the runs lost."""
+    plan = found.plan
+    lines = list(plans.warnings(plan))
+    lines += [headline(found, metric) for metric in plan.metrics]
+    lines += [f"diverged: {text}" for text in diverged(found)]
+    if found.missing:
+        lines.append(f"{_count(len(found.missing), 'run')} not there yet")
+    return "\n".join(lines)
 
 
 def verdict(one: Comparison) -> str:

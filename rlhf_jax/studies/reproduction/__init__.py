@@ -5,7 +5,7 @@ Modules:
   catalog: `read(folder)`, `select(claims, names, suite)`, `listing(claims)`.
   runner: `execute(claims, folder)`: each measurement is kept.
   verdict: `judge(claim, measured)`, `exit_code(results)`.
-  output: `write(results, folder)`: `results.json` and `report.html`.
+  output: `write(results, folder)`: `results.json`, `report.html`; `summary(results)`.
 """
 
 from rlhf_jax.studies.reproduction.catalog import checked, listing, read, select
@@ -19,7 +19,7 @@ from rlhf_jax.studies.reproduction.claim import (
     Exact,
     FullScale,
 )
-from rlhf_jax.studies.reproduction.output import write
+from rlhf_jax.studies.reproduction.output import summary, write
 from rlhf_jax.studies.reproduction.runner import Progress, execute
 from rlhf_jax.studies.reproduction.verdict import (
     Finding,
@@ -47,5 +47,6 @@ __all__ = [
     "listing",
     "read",
     "select",
+    "summary",
     "write",
 ]

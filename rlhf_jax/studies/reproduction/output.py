@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.studies import files
+from rlhf_jax.studies import digits, files
 from rlhf_jax.studies.reproduction import report
 from rlhf_jax.studies.reproduction.verdict import Finding, Result
 
@@ -33,6 +33,21 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     unknown.
     """
     return [_row(result) for result in results]
+
+
+def summary(results: Sequence[Result]) -> str:
+    """A line a claim, for a terminal: verdict, effect, bounds, what was asked."""
+    width = max((len(result.claim.id) for result in results), default=0)
+    lines = []
+    for result in results:
+        one = deciding(result)
+        effect = digits.rounded(one.effect, one.high - one.low)
+        name = f"{one.name}: " if one.name else ""
+        lines.append(
+            f"{result.claim.id:<{width}}  {result.verdict:<9}  {name}{effect} "
+            f"({digits.interval(one.low, one.high)}), asked {one.threshold}"
+        )
+    return "\n".join(lines)
 
 
 def deciding(result: Result) -> Finding:

@@ -33,6 +33,11 @@ class Progress(NamedTuple):
     seed: int
     fresh: bool
 
+    def __str__(self) -> str:
+        """A line for a terminal."""
+        how = "measured" if self.fresh else "found"
+        return f"{self.done}/{self.total} {self.claim}, seed {self.seed}: {how}"
+
 
 def execute(
     claims: Sequence[Claim],

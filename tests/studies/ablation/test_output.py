@@ -204,3 +204,13 @@ def test_forest_rows_stay_inside_their_frame_and_long_names_are_cut():
         assert 0 < float(circle.get("cy")) < height
     assert "…" in text and text.count('class="margin"') == 3
     ElementTree.fromstring(forest.draw([], x_label="empty"))
+
+
+def test_the_summary_for_a_terminal(tmp_path, world, make_plan):
+    run = world(diverge=[("without entropy", 1)])
+    found = ablation.study(make_plan(), run, tmp_path)
+    gold, kl, lost = ablation.summary(found).splitlines()
+    assert gold.startswith("gold: without KL penalty raised it by")
+    assert "without whitening lowered it by" in gold and "1 undecided" in gold
+    assert kl.startswith("kl: no difference")
+    assert lost == "diverged: without entropy, seed 1, step 7: loss/policy is nan"

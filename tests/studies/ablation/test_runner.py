@@ -200,3 +200,57 @@ def test_a_cell_name_may_hold_anything(tmp_path, world, make_plan):
     assert [r.cell for r in found] == [c.name for c in cells]
     folders = {p.parent.parent for p in tmp_path.rglob("seed-0.json")}
     assert folders == {tmp_path / "results"}
+
+
+def packed(run, seen=None, lose=()):
+    def pack(cell, seeds):
+        if seen is not None:
+            seen.append((cell.name, tuple(seeds)))
+        found = {}
+        for seed in seeds:
+            try:
+                found[seed] = run(cell, seed)
+            except ablation.Diverged as ended:
+                found[seed] = ended
+        return {seed: one for seed, one in found.items() if seed not in lose}
+
+    return pack
+
+
+def test_packed_seeds_give_the_files_of_single_runs(tmp_path, world, make_plan):
+    plan, seen = make_plan(seeds=range(3)), []
+    diverge = [("without entropy", 1)]
+    ablation.study(plan, world(diverge=diverge), tmp_path / "single")
+    with pytest.raises(KeyboardInterrupt):
+        ablation.study(plan, world(diverge=diverge, die_at=5), tmp_path / "packed")
+    run = world(diverge=diverge)
+    ablation.study(plan, run, tmp_path / "packed", pack=packed(run, seen))
+    assert contents(tmp_path / "packed") == contents(tmp_path / "single")
+    assert seen == [
+        ("all terms", (2,)),
+        ("without KL penalty", (1, 2)),
+        ("without whitening", (1, 2)),
+        ("without entropy", (1, 2)),
+    ]
+
+
+def test_a_pack_must_answer_for_every_seed_and_finds_dead_factors(
+    tmp_path, world, make_plan
+):
+    plan = make_plan(seeds=range(2))
+    with pytest.raises(UserError, match="left seed 1 out"):
+        runner.execute_packed(plan, packed(world(), lose=[1]), tmp_path / "a")
+    dead = packed(world(dead=["without whitening"]))
+    with pytest.raises(UserError, match="dead factor"):
+        runner.execute_packed(plan, dead, tmp_path / "b")
+
+
+def test_progress_is_a_line_of_text(tmp_path, world, make_plan):
+    lines = []
+    run = world(diverge=[("without whitening", 0)])
+    plan = make_plan(seeds=[0])
+    ablation.execute(plan, run, tmp_path, lambda step: lines.append(str(step)))
+    assert lines[0].startswith("1/4 all terms, seed 0: done in 0.")
+    assert lines[2] == "3/4 without whitening, seed 0: diverged (loss/policy is nan)"
+    ablation.execute(plan, run, tmp_path, lambda step: lines.append(str(step)))
+    assert lines[-1] == "4/4 without entropy, seed 0: found"

@@ -149,3 +149,12 @@ def test_the_page_keeps_small_world_and_paper_apart(tmp_path):
         "Found here, on a CPU" in here and "Pythia" not in here.split("Found here")[1]
     )
     assert "<table" not in paper.split("</section>")[0].split("<details")[0]
+
+
+def test_the_summary_for_a_terminal(tmp_path):
+    both = {"good": rep.Above(), "bad": rep.Above()}
+    mixed = make("BB", lambda seed: {"good": 1.0 + seed, "bad": -5.0 - seed}, both)
+    found = run([make("A", Counting()), mixed], tmp_path)
+    first, second = rep.summary(found).splitlines()
+    assert first == "A   holds      1.10 (0.93 to 1.27), asked > 0.5"
+    assert second.startswith("BB  fails      bad: −6.0 (")
