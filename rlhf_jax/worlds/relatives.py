@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 from rlhf_jax.errors import UserError
 
 Place = Literal["reward", "loss", "none"]
-Estimator = Literal["k1", "k2", "k3", "k3_k2", "exact"]
+Estimator = Literal["k1", "k2", "k3", "k3_with_k2_gradient", "exact"]
 Level = Literal["token", "sequence"]
 
 PLACES = ("reward", "loss", "none")
-ESTIMATORS = ("k1", "k2", "k3", "k3_k2", "exact")
+ESTIMATORS = ("k1", "k2", "k3", "k3_with_k2_gradient", "exact")
 LEVELS = ("token", "sequence")
 
 
@@ -21,8 +21,9 @@ class Relative(NamedTuple):
 
     Attributes:
       place: where the KL stands: `reward`, `loss` or `none`.
-      estimator: `k1`, `k2`, `k3`; in the loss also `k3_k2`, the value of k3 with the
-        gradient of k2, and `exact`, over the vocabulary.
+      estimator: `k1`, `k2`, `k3`; in the loss also `k3_with_k2_gradient` and `exact`,
+        over the vocabulary. (k1 and k3 with an importance weight that has a gradient
+        move as k2 does.)
       level: one estimate per `token`, or one per `sequence`.
       beta: weight of the KL.
       group: None: advantages are centered exactly. A number G: they are centered and
@@ -75,7 +76,7 @@ def check(found: Relative) -> Relative:
     ):
         if value not in known:
             raise UserError(f"KL {what} '{value}' is not one of {', '.join(known)}")
-    if found.place == "reward" and found.estimator in ("k3_k2", "exact"):
+    if found.place == "reward" and found.estimator in ("k3_with_k2_gradient", "exact"):
         raise UserError(
             f"'{found.estimator}' is about the gradient of a KL *loss*; in the reward"
             " use k1, k2 or k3"

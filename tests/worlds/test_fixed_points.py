@@ -62,7 +62,7 @@ def test_the_kl_of_sequences_leads_to_the_tilt(name, beta):
 
 
 @pytest.mark.identity("C3")
-@pytest.mark.parametrize("name", ["k2", "k3_k2", "exact"])
+@pytest.mark.parametrize("name", ["k2", "k3_with_k2_gradient", "exact"])
 def test_a_token_level_loss_ends_at_greedy_values_tilted(name):
     """The summed token-level k2 loss ends at pi_ref(a|s) exp(Q(s,a)/beta), Q the plain
     expected reward: no entropy of later tokens in it. So do the exact per-token KL and
