@@ -1,0 +1,211 @@
+"""Feedback in JSONL files and in memory: read, check, count what is skipped, write."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlhf_jax.data.feedback import schema
+from rlhf_jax.data.feedback.record import Feedback, FeedbackError
+from rlhf_jax.data.fields import FieldError, plain
+from rlhf_jax.errors import UserError
+
+Convert = Callable[[Any, str], Feedback]
+"""`(row, default id) -> Feedback`: `schema.parse`, or a converter of another layout."""
+
+
+class FeedbackSet(NamedTuple):
+    """Records in a fixed order.
+
+    Attributes:
+      name: shown in messages and reports.
+      records: the feedback.
+      skipped: what was wrong with each skipped record (empty unless asked to skip).
+      counts: number of skipped records by kind of problem, see `record.KINDS`.
+    """
+
+    name: str
+    records: tuple[Feedback, ...]
+    skipped: tuple[str, ...] = ()
+    counts: Mapping[str, int] = {}
+
+
+def read(
+    path: str | Path,
+    convert: Convert = schema.parse,
+    *,
+    on_bad_record: str = "stop",
+    name: str | None = None,
+) -> FeedbackSet:
+    """Read one record a line.
+
+    Args:
+      path: file of JSON objects, UTF-8, one a line; blank lines are ignored.
+      convert: how a line is understood, see `converters` for other layouts.
+      on_bad_record: `stop` raises; `skip` leaves the record out and counts it.
+      name: defaults to the file's stem; lines without `id` are `name:line`.
+
+    Raises:
+      UserError: the file cannot be read or has no usable line, or a record is bad; the
+        message names file, line number and field.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    name = name or path.stem
+    located = (
+        (f"{path}:{number}", f"{name}:{number}", line)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+    return collect(
+        name,
+        (
+            (where, _converted(convert, line, default))
+            for where, default, line in located
+        ),
+        on_bad_record,
+        shown=str(path),
+    )
+
+
+def from_rows(
+    rows: Iterable[Any],
+    convert: Convert = schema.parse,
+    *,
+    on_bad_record: str = "stop",
+    name: str = "memory",
+) -> FeedbackSet:
+    """Records from Python mappings (or rows of a tfds source); as `read`."""
+    found = (
+        (f"{name}[{i}]", _converted(convert, item, f"{name}:{i}"))
+        for i, item in enumerate(rows)
+    )
+    return collect(name, found, on_bad_record)
+
+
+def write(path: str | Path, records: Iterable[Feedback]) -> None:
+    """Write records as JSONL, whole or not at all; `read` gives the same records.
+
+    Raises:
+      UserError: two records have the same id.
+    """
+    path, seen = Path(path), set()
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            if record.id in seen:
+                temporary.unlink()
+                raise UserError(
+                    f"cannot write {path}: two records have the id '{record.id}'"
+                )
+            seen.add(record.id)
+            file.write(line(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def line(record: Feedback) -> str:
+    """A record as one line of JSON."""
+    return json.dumps(schema.row(record), ensure_ascii=False, allow_nan=False)
+
+
+def collect(
+    name: str,
+    located: Iterable[tuple[str, Callable[[], Feedback]]],
+    on_bad_record: str = "stop",
+    shown: str | None = None,
+) -> FeedbackSet:
+    """Make every record, stopping at a bad one or counting it.
+
+    Args:
+      name: of the set.
+      located: (where, `make() -> Feedback`).
+      on_bad_record: `stop` or `skip`.
+      shown: how messages call the source.
+
+    Raises:
+      UserError: a record is bad, an id comes twice, or nothing is left.
+    """
+    if on_bad_record not in ("stop", "skip"):
+        raise UserError(
+            f"on_bad_record must be 'stop' or 'skip', not {on_bad_record!r}"
+        )
+    kept: list[Feedback] = []
+    seen: dict[str, str] = {}
+    skipped: list[str] = []
+    counts: collections.Counter[str] = collections.Counter()
+    for where, make in located:
+        try:
+            record = make()
+            _unseen(record, where, seen)
+        except FieldError as error:
+            if on_bad_record == "stop":
+                raise UserError(
+                    f"{where}: {error}; correct it, or skip and count bad records"
+                ) from error
+            counts[error.kind if isinstance(error, FeedbackError) else "schema"] += 1
+            skipped.append(f"{where}: {error}")
+            continue
+        kept.append(record)
+    if not kept:
+        detail = f" ({len(skipped)} skipped, first: {skipped[0]})" if skipped else ""
+        raise UserError(f"{shown or name} has no usable feedback record{detail}")
+    return FeedbackSet(name, tuple(kept), tuple(skipped), dict(counts))
+
+
+def _unseen(record: Feedback, where: str, seen: dict[str, str]) -> None:
+    if record.id in seen:
+        problem = f"'{record.id}' is already the id of {seen[record.id]}"
+        raise FeedbackError("duplicate id", "id", problem)
+    seen[record.id] = where
+
+
+def _converted(convert: Convert, row: Any, default: str) -> Callable[[], Feedback]:
+    return lambda: convert(decode(row), default)
+
+
+def decode(row: Any) -> Any:
+    """A line of JSON, or a row that already is a mapping, as plain Python values.
+
+    Raises:
+      FieldError: not UTF-8, or not JSON.
+    """
+    if not isinstance(row, bytes):
+        return plain(row)
+    try:
+        return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
+    except ValueError as error:
+        raise FieldError("(line)", f"not JSON: {error}") from error
+
+
+def rows_of(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(`path:line`, decoded row) of a JSONL file, for layouts of several rows a record.
+
+    Raises:
+      UserError: the file cannot be read, or a line is not JSON.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    for number, content in enumerate(lines, start=1):
+        if content.strip():
+            try:
+                yield f"{path}:{number}", decode(content)
+            except FieldError as error:
+                raise UserError(f"{path}:{number}: {error}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,0 +1,144 @@
+"""Reports over a set of feedback: duplicates, contradictions, agreement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from rlhf_jax.data.feedback import checks
+from rlhf_jax.data.feedback.agreement import krippendorff_alpha
+from rlhf_jax.data.feedback.record import Feedback
+from rlhf_jax.data.fields import PromptText, Text
+
+
+class Duplicate(NamedTuple):
+    """Records that say the same of the same texts: their ids and annotators."""
+
+    ids: tuple[str, ...]
+    annotators: tuple[str | None, ...]
+
+
+class Contradiction(NamedTuple):
+    """Two texts that records order both ways.
+
+    Attributes:
+      prompt: of both.
+      texts: the two responses.
+      first_above: ids of records that put the first text above the second.
+      second_above: ids of records that say the opposite.
+      same_annotator: annotators who said both.
+    """
+
+    prompt: PromptText
+    texts: tuple[Text, Text]
+    first_above: tuple[str, ...]
+    second_above: tuple[str, ...]
+    same_annotator: tuple[str, ...]
+
+
+def duplicates(feedback: Iterable[Feedback]) -> list[Duplicate]:
+    """Groups of records with the same prompt, texts and verdicts.
+
+    Response ids and the order of responses do not matter; comments do not count. One
+    annotator twice is a repetition, two annotators are an agreement: both are listed.
+    """
+    groups: dict[object, list[Feedback]] = {}
+    for item in feedback:
+        groups.setdefault(_verdict(item), []).append(item)
+    return [
+        Duplicate(tuple(i.id for i in group), tuple(i.annotator for i in group))
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
+    """Pairs of texts that records (of one or of several annotators) order both ways."""
+    said: dict[tuple, tuple[list[Feedback], list[Feedback]]] = {}
+    for item in feedback:
+        for better, worse in sorted(_orders(item), key=repr):
+            first, second = sorted((better, worse), key=repr)
+            sides = said.setdefault((item.prompt, first, second), ([], []))
+            sides[better != first].append(item)
+    return [
+        Contradiction(
+            prompt,
+            (first, second),
+            tuple(item.id for item in up),
+            tuple(item.id for item in down),
+            tuple(sorted(_names(up) & _names(down))),
+        )
+        for (prompt, first, second), (up, down) in said.items()
+        if up and down
+    ]
+
+
+class Comparisons(NamedTuple):
+    """Verdicts on pairs of texts, as tables of agreement take them.
+
+    Attributes:
+      values: float64[annotators, pairs]: 1 the first text is better, -1 the second, 0
+        a tie, NaN not compared; of several verdicts of one annotator the mean's sign.
+      annotators: names of the rows.
+      pairs: (prompt, first text, second text) of the columns.
+    """
+
+    values: np.ndarray
+    annotators: tuple[str, ...]
+    pairs: tuple[tuple[PromptText, Text, Text], ...]
+
+    def alpha(self) -> float:
+        """Krippendorff's alpha of the verdicts, ordinal: second, tie, first."""
+        return krippendorff_alpha(self.values, "ordinal")
+
+
+def comparison_table(feedback: Iterable[Feedback]) -> Comparisons:
+    """Who preferred what; records without annotator are left out."""
+    verdicts: dict[tuple, dict[str, list[int]]] = {}
+    for item in feedback:
+        if item.annotator is None:
+            continue
+        found = [(pair, 1) for pair in _orders(item)]
+        found += [
+            ((item.text(one), item.text(two)), 0)
+            for one, two in checks.ties(item)
+            if item.text(one) != item.text(two)
+        ]
+        for (one, two), value in found:
+            first, second = sorted((one, two), key=repr)
+            column = verdicts.setdefault((item.prompt, first, second), {})
+            sign = value if one == first else -value
+            column.setdefault(item.annotator, []).append(sign)
+    annotators = sorted({name for column in verdicts.values() for name in column})
+    values = np.full((len(annotators), len(verdicts)), np.nan)
+    for index, column in enumerate(verdicts.values()):
+        for name, signs in column.items():
+            values[annotators.index(name), index] = np.sign(np.mean(signs))
+    return Comparisons(values, tuple(annotators), tuple(verdicts))
+
+
+def _orders(item: Feedback) -> set[tuple[Text, Text]]:
+    """(better text, worse text), each once."""
+    return {(item.text(c.better), item.text(c.worse)) for c in checks.comparisons(item)}
+
+
+def _verdict(item: Feedback) -> object:
+    tied = frozenset(
+        frozenset((item.text(one), item.text(two))) for one, two in checks.ties(item)
+    )
+    return (
+        item.prompt,
+        frozenset(response.text for response in item.responses),
+        frozenset(_orders(item)),
+        tied,
+        frozenset((item.text(r.response), *r[1:]) for r in item.ratings),
+        frozenset((item.text(x.response), x.good) for x in item.labels),
+        frozenset((item.text(x.response), x.text) for x in item.edits),
+        frozenset((item.text(x.response), x.message) for x in item.follow_ups),
+    )
+
+
+def _names(items: Iterable[Feedback]) -> set[str]:
+    return {item.annotator for item in items if item.annotator is not None}
