@@ -65,7 +65,8 @@ def fit(
             "Dawid-Skene needs one item, annotator and class for each label, got "
             f"{items.shape}, {annotators.shape} and {labels.shape}"
         )
-    size = (annotators.max() + 1, labels.max() + 1, labels.max() + 1)
+    classes = int(labels.max()) + 1
+    size = (int(annotators.max()) + 1, classes, classes)
     posterior = np.zeros((items.max() + 1, size[1]))
     np.add.at(posterior, (items, labels), 1.0)
     if np.any(posterior.sum(axis=1) == 0):

@@ -1,0 +1,212 @@
+"""Agreement and denoising against published numbers and brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from rlhf_jax.data import feedback
+from rlhf_jax.data.feedback import agreement, dawid_skene, reports
+from rlhf_jax.errors import UserError
+
+_ = np.nan
+KRIPPENDORFF = [
+    [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],
+    [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, _, 3],
+    [_, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, _],
+    [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, _],
+]
+"""Four observers, twelve units: the example of Krippendorff's own computing notes."""
+
+
+@pytest.mark.parametrize(
+    ("level", "published"),
+    [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)],
+)
+def test_krippendorff_alpha_is_the_published_one(level, published):
+    """Krippendorff (2011): .743 nominal, .815 ordinal, .849 interval."""
+    assert agreement.krippendorff_alpha(KRIPPENDORFF, level) == pytest.approx(
+        published, abs=5e-4
+    )
+
+
+def slow_alpha(table, distance):
+    """All ordered pairs inside units, against all ordered pairs of pairable values."""
+    units = [[v for v in column if not np.isnan(v)] for column in np.transpose(table)]
+    units = [unit for unit in units if len(unit) > 1]
+    values = [v for unit in units for v in unit]
+    observed = sum(
+        distance(a, b) / (len(unit) - 1)
+        for unit in units
+        for a, b in itertools.permutations(unit, 2)
+    ) / len(values)
+    pairs = list(itertools.permutations(values, 2))
+    expected = sum(distance(a, b) for a, b in pairs) / len(pairs)
+    return 1 - observed / expected
+
+
+def test_krippendorff_alpha_equals_all_pairs():
+    draw = np.random.default_rng(0)
+    for seed in range(5):
+        table = draw.integers(0, 4, (3 + seed % 2, 9)).astype(float)
+        table[draw.random(table.shape) < 0.3] = np.nan
+        pairable = table[:, (~np.isnan(table)).sum(axis=0) > 1]
+        values = pairable[~np.isnan(pairable)]
+
+        def ordinal(a, b, values=values):
+            low, high = min(a, b), max(a, b)
+            between = np.sum((values >= low) & (values <= high))
+            ends = np.sum(values == low) + np.sum(values == high)
+            return 0.0 if a == b else float(between - ends / 2) ** 2
+
+        for level, distance in (
+            ("nominal", lambda a, b: float(a != b)),
+            ("interval", lambda a, b: (a - b) ** 2),
+            ("ordinal", ordinal),
+        ):
+            assert agreement.krippendorff_alpha(table, level) == pytest.approx(
+                slow_alpha(table, distance)
+            )
+
+
+def test_alpha_at_its_ends():
+    assert agreement.krippendorff_alpha([[1, 2, 3], [1, 2, 3]]) == 1.0
+    assert agreement.krippendorff_alpha([[1, 2], [2, 1]]) < 0
+    assert np.isnan(agreement.krippendorff_alpha([[1, 1], [1, 1]]))
+    assert np.isnan(agreement.krippendorff_alpha([[1, None], [None, 2]]))
+    with pytest.raises(UserError, match="unknown level 'ratio'"):
+        agreement.krippendorff_alpha([[1]], "ratio")
+    with pytest.raises(UserError, match="annotators, units"):
+        agreement.krippendorff_alpha([1, 2])
+
+
+def test_cohen_kappa_worked_by_hand():
+    """20 both yes, 15 both no, 5 and 10 apart of 50: (.7 - .5) / (1 - .5) = .4."""
+    first = ["y"] * 25 + ["n"] * 25
+    second = ["y"] * 20 + ["n"] * 5 + ["y"] * 10 + ["n"] * 15
+    assert agreement.cohen_kappa(first, second) == pytest.approx(0.4)
+    assert agreement.cohen_kappa(second, first) == pytest.approx(0.4)
+    assert agreement.cohen_kappa("abc", "abc") == 1.0
+    assert np.isnan(agreement.cohen_kappa("aa", "aa"))
+    with pytest.raises(UserError, match="equal numbers, got 2, 1"):
+        agreement.cohen_kappa("aa", "a")
+
+
+@pytest.mark.parametrize(("weights", "power"), [("linear", 1), ("quadratic", 2)])
+def test_weighted_kappa_equals_all_pairs(weights, power):
+    """Observed cost of the pairs over that of all pairings of the two margins."""
+    draw = np.random.default_rng(1)
+    first, second = draw.integers(0, 4, (2, 30)).tolist()
+    cost = np.mean([abs(a - b) ** power for a, b in zip(first, second, strict=True)])
+    chance = np.mean([abs(a - b) ** power for a in first for b in second])
+    found = agreement.cohen_kappa(first, second, weights=weights)
+    assert found == pytest.approx(1 - cost / chance)
+
+
+def crowd(seed, items=300):
+    """Three classes, five annotators of known skill, some labels missing."""
+    draw = np.random.default_rng(seed)
+    truth = draw.choice(3, items, p=[0.5, 0.3, 0.2])
+    confusion = np.stack(
+        [np.full((3, 3), (1 - s) / 2) + np.eye(3) * (1.5 * s - 0.5)
+         for s in (0.95, 0.85, 0.7, 0.5, 0.4)]
+    )  # fmt: skip
+    confusion[4] = confusion[4][:, [1, 0, 2]]  # one mixes two classes up
+    rows = [
+        (i, a, draw.choice(3, p=confusion[a, truth[i]]))
+        for i in range(items)
+        for a in range(5)
+        if a == 0 or draw.random() < 0.8
+    ]
+    return truth, confusion, np.asarray(rows).T
+
+
+def slow_round(posterior, rows, annotators, classes):
+    """One round of EM as the paper writes it, by loops; the paper's form."""
+    prior = [sum(row[c] for row in posterior) / len(posterior) for c in range(classes)]
+    shape = (annotators, classes, classes)
+    confusion = np.zeros(shape)
+    for i, a, label in rows:
+        for c in range(classes):
+            confusion[a, c, label] += posterior[i][c]
+    confusion /= confusion.sum(axis=2, keepdims=True)
+    joint = np.tile(prior, (len(posterior), 1))
+    for i, a, label in rows:
+        joint[i] *= confusion[a, :, label]
+    return joint / joint.sum(axis=1, keepdims=True), np.log(joint.sum(axis=1)).sum()
+
+
+def test_dawid_skene_equals_loops():
+    _, _, rows = crowd(0, items=40)
+    posterior = np.zeros((40, 3))
+    for i, _a, label in rows.T:
+        posterior[i, label] += 1
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    for _round in range(7):
+        posterior, likelihood = slow_round(posterior, rows.T, 5, 3)
+    found = dawid_skene.fit(*rows, rounds=7, smoothing=0.0, tolerance=0.0)
+    np.testing.assert_allclose(found.posterior, posterior, atol=1e-10)
+    assert found.log_likelihood[-1] == pytest.approx(likelihood)
+
+
+def test_dawid_skene_recovers_skills_and_beats_the_majority():
+    truth, confusion, rows = crowd(1)
+    found = dawid_skene.fit(*rows)
+    assert np.all(np.diff(dawid_skene.fit(*rows, smoothing=0.0).log_likelihood) > -1e-9)
+    assert np.abs(found.confusion - confusion).mean() < 0.05
+    votes = np.zeros((len(truth), 3))
+    np.add.at(votes, (rows[0], rows[2]), 1)
+    right = np.mean(found.labels() == truth)
+    assert right > np.mean(np.argmax(votes, axis=1) == truth) + 0.03
+    np.testing.assert_allclose(found.posterior.sum(axis=1), 1.0)
+
+
+def test_dawid_skene_refuses_what_it_cannot_use():
+    with pytest.raises(UserError, match="one item, annotator and class"):
+        dawid_skene.fit([0, 1], [0], [0])
+    with pytest.raises(UserError, match="item 1 has no label"):
+        dawid_skene.fit([0, 2], [0, 0], [0, 1])
+
+
+def said(id, annotator, better, worse, tie=False):
+    responses = [{"id": "x", "text": better}, {"id": "y", "text": worse}]
+    pair = {"better": "x", "worse": "y", "tie": tie}
+    return feedback.parse(
+        {"id": id, "prompt": "p", "responses": responses, "pairs": [pair],
+         "annotator": annotator}, "",
+    )  # fmt: skip
+
+
+def test_duplicates_and_contradictions():
+    records = [
+        said("1", "ann", "A", "B"),
+        said("2", "ben", "A", "B"),
+        said("3", "ann", "B", "A"),
+        said("4", "cem", "C", "D"),
+        said("5", "cem", "A", "D", tie=True),
+        said("6", "dot", "D", "A", tie=True),
+    ]
+    found = reports.duplicates(records)
+    assert found == [
+        reports.Duplicate(("1", "2"), ("ann", "ben")),
+        reports.Duplicate(("5", "6"), ("cem", "dot")),
+    ]
+    assert reports.contradictions(records) == [
+        reports.Contradiction("p", ("A", "B"), ("1", "2"), ("3",), ("ann",))
+    ]
+
+
+def test_a_table_of_comparisons_measures_agreement():
+    records = [
+        said("1", "ann", "A", "B"), said("2", "ben", "B", "A"),
+        said("3", "ann", "C", "D"), said("4", "ben", "C", "D"),
+        said("5", "ann", "E", "F", tie=True), said("6", "ben", "F", "E"),
+    ]  # fmt: skip
+    table = reports.comparison_table(records)
+    assert table.annotators == ("ann", "ben") and len(table.pairs) == 3
+    np.testing.assert_array_equal(table.values, [[1, 1, 0], [-1, 1, -1]])
+    assert table.alpha() == agreement.krippendorff_alpha(table.values, "ordinal")
+    agreed = [records[1], *records[2:4], said("7", "ann", "B", "A")]
+    assert reports.comparison_table(agreed).alpha() == 1.0

@@ -1,0 +1,193 @@
+"""Small files in the layouts of public data sets become feedback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlhf_jax.data import feedback
+from rlhf_jax.data.feedback import converters, oasst, views
+from rlhf_jax.data.fields import Message
+from rlhf_jax.errors import UserError
+
+
+def write(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def read(tmp_path, layout, *rows, **options):
+    path = write(tmp_path / f"{layout}.jsonl", *rows)
+    return feedback.read(path, converters.LAYOUTS[layout], **options)
+
+
+HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Tea?\n\nAssistant:"
+
+
+def test_hh_rlhf(tmp_path):
+    good = {"chosen": HEAD + " With milk.", "rejected": HEAD + " No."}
+    (record,) = read(tmp_path, "hh_rlhf", good).records
+    assert record.id == "hh_rlhf:1"
+    assert record.prompt == (
+        Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Tea?"),
+    )  # fmt: skip
+    (pair,) = views.pairs([record]).records
+    assert pair.responses == ("With milk.", "No.") and pair.ranks == (1, 2)
+    bad = [
+        {"chosen": HEAD + " a", "rejected": HEAD + " a"},
+        {"chosen": HEAD + " a", "rejected": HEAD},
+        {"chosen": HEAD + " a", "rejected": HEAD.replace("Hi", "Ho") + " b"},
+        {"chosen": "no turns", "rejected": HEAD + " b"},
+        {"chosen": HEAD + " a"},
+    ]
+    found = read(tmp_path, "hh_rlhf", good, *bad, on_bad_record="skip")
+    assert len(found.records) == 1
+    assert found.counts == {"identical responses": 1, "empty response": 1, "schema": 3}
+    with pytest.raises(
+        UserError, match=r"hh_rlhf.jsonl:1: field 'rejected': .*not that"
+    ):
+        read(tmp_path, "hh_rlhf", bad[2])
+
+
+TLDR = {
+    "info": {"id": "t3_1", "post": "Long story.", "title": "Help",
+             "subreddit": "advice"},
+    "split": "train",
+    "summaries": [
+        {"text": " A.", "policy": "sup1", "note": "too short"},
+        {"text": " B.", "policy": "ref", "note": ""},
+    ],
+    "choice": 1,
+    "worker": "w7",
+    "batch": "b3",
+    "extra": {"confidence": 8},
+}  # fmt: skip
+
+
+def test_tldr_comparisons(tmp_path):
+    (record,) = read(tmp_path, "tldr_comparisons", TLDR).records
+    assert record.prompt == "SUBREDDIT: advice\nTITLE: Help\nPOST: Long story.\nTL;DR:"
+    assert record.pairs == (feedback.Pair("1", "0", 8.0),)
+    assert record.responses[1].source == "ref" and record.annotator == "w7"
+    assert record.comments == (feedback.Comment("too short", "0"),)
+    assert record.extra["batch"] == "b3" and record.extra["id"] == "t3_1"
+    article = TLDR | {"info": {"article": "News."}, "choice": 0}
+    assert read(tmp_path, "tldr_comparisons", article).records[0].prompt == "News."
+    with pytest.raises(UserError, match="'choice': expected 0 or 1"):
+        read(tmp_path, "tldr_comparisons", TLDR | {"choice": 2})
+
+
+def completion(model, text, **ratings):
+    return {
+        "model": model,
+        "response": text,
+        "annotations": {
+            k: {"Rating": v, "Rationale": "..."} for k, v in ratings.items()
+        },
+        "overall_score": 7.5,
+        "critique": "Fine.",
+    }
+
+
+def test_ultrafeedback(tmp_path):
+    row = {
+        "source": "evol_instruct",
+        "instruction": "Sing.",
+        "completions": [
+            completion("m1", "La", honesty="5", truthfulness="N/A"),
+            completion("m2", "Lo", honesty="2") | {"overall_score": 3.0},
+        ],
+    }
+    (record,) = read(tmp_path, "ultrafeedback", row).records
+    assert record.ratings[0] == feedback.Rating("0", "honesty", 5.0, 1.0, 5.0)
+    assert {r.attribute for r in record.ratings} == {"honesty", "overall"}
+    assert record.comments[0] == feedback.Comment("Fine.", "0")
+    (pair,) = views.pairs([record], attribute="overall").records
+    assert pair.responses == ("La", "Lo")
+    row["completions"][0]["annotations"]["honesty"]["Rating"] = "6"
+    other = {**row, "completions": row["completions"][1:]}
+    found = read(tmp_path, "ultrafeedback", row, other, on_bad_record="skip")
+    assert found.counts == {"rating out of range": 1}
+
+
+def test_shp(tmp_path):
+    row = {
+        "post_id": "p1", "domain": "askbaking_train", "history": "Why?",
+        "human_ref_A": "Because.", "human_ref_B": "It rises.", "labels": 0,
+        "score_A": 3, "score_B": 9, "score_ratio": 3.0, "created_at_utc_A": 100,
+        "created_at_utc_B": 200,
+    }  # fmt: skip
+    (record,) = read(tmp_path, "shp", row).records
+    assert record.pairs == (feedback.Pair("B", "A", 3.0),)
+    assert record.time == "1970-01-01T00:03:20+00:00"
+    assert record.extra["domain"] == "askbaking_train"
+    assert read(tmp_path, "shp", row | {"labels": 1}).records[0].pairs[0].better == "A"
+    with pytest.raises(UserError, match="'labels': expected 0 or 1"):
+        read(tmp_path, "shp", row | {"labels": "1"})
+
+
+def test_helpsteer(tmp_path):
+    row = {"prompt": "p", "response": "r"} | dict.fromkeys(converters.HELPSTEER, 3)
+    found = read(
+        tmp_path, "helpsteer", row, row | {"verbosity": 5}, on_bad_record="skip"
+    )
+    assert found.counts == {"rating out of range": 1}
+    view = views.ratings(found.records, converters.HELPSTEER)
+    assert view.records[0].ratings == dict.fromkeys(converters.HELPSTEER, 0.75)
+    with pytest.raises(UserError, match="'coherence': missing"):
+        read(tmp_path, "helpsteer", {k: v for k, v in row.items() if k != "coherence"})
+
+
+def message(id, parent, role, text, **more):
+    return {"message_id": id, "parent_id": parent, "role": role, "text": text,
+            "user_id": "u", "created_date": "2023-02-05T14:23:50+00:00", "lang": "en",
+            "deleted": False, **more}  # fmt: skip
+
+
+def test_oasst(tmp_path):
+    labels = {"name": ["quality", "toxicity"], "value": [0.75, None], "count": [3, 0]}
+    rows = [
+        message("r2", "p1", "assistant", "Worse", rank=1),
+        message("p1", None, "prompter", "Hello"),
+        message("r1", "p1", "assistant", "Best", rank=0, labels=labels),
+        message("r3", "p1", "assistant", "Gone", rank=2, deleted=True),
+        message("r4", "p1", "assistant", "Unranked"),
+        message("p2", "r1", "prompter", "More"),
+        message("s1", "p2", "assistant", "One", rank=1),
+        message("s2", "p2", "assistant", "Two", rank=0),
+        message("p3", "s1", "prompter", "Alone"),
+        message("z", "p3", "assistant", "No feedback"),
+    ]
+    found = oasst.read(write(tmp_path / "o.jsonl", *rows))
+    first, second = found.records
+    assert first.id == "p1" and first.ranking == (("r1",), ("r2",))
+    assert [r.id for r in first.responses] == ["r2", "r1", "r4"]
+    assert first.ratings == (feedback.Rating("r1", "quality", 0.75, 0.0, 1.0),)
+    assert second.prompt == (
+        Message("user", "Hello"), Message("assistant", "Best"), Message("user", "More"),
+    )  # fmt: skip
+    assert views.rankings([second]).records[0].ranks == (2, 1)
+    lost = write(tmp_path / "l.jsonl", rows[0] | {"parent_id": "nowhere"}, *rows[1:])
+    lost.write_text(
+        lost.read_text() + "\n" + json.dumps(
+            message("x", "nowhere", "assistant", "y", rank=1)
+        )
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"'nowhere' is not in the file"):
+        oasst.read(lost)
+    found = oasst.read(lost, on_bad_record="skip")
+    assert found.counts == {"schema": 1} and "l.jsonl:1" in found.skipped[0]
+
+
+@pytest.mark.parametrize("layout", converters.LAYOUTS)
+def test_what_is_no_object_is_named(tmp_path, layout):
+    path = tmp_path / "x.jsonl"
+    path.write_text("[]")
+    with pytest.raises(
+        UserError, match=r"x.jsonl:1: field '\(line\)': expected a JSON"
+    ):
+        feedback.read(path, converters.LAYOUTS[layout])
+    path.write_text("{}")
+    with pytest.raises(UserError, match=r"x.jsonl:1: field '\w+': missing"):
+        feedback.read(path, converters.LAYOUTS[layout])
