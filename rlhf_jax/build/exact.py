@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ TARGETS = ("tilt", "argmax")
 """Targets that are no relative's own fixed point."""
 
 _CHUNK = 8192
-_LARGEST_ENUMERABLE_GROUP = 3
 
 
 def exact(name: str, section: Section, context: Context) -> Stage:
@@ -29,8 +27,8 @@ def exact(name: str, section: Section, context: Context) -> Stage:
     `target` is `tilt`, `argmax`, or the name of a relative whose own fixed point the
     policy is held to, such as `loss/token/k3` (`worlds.relatives.relative`). `beta` is
     the weight of the KL that it was trained with. `group` is None, or the group size
-    where advantages are divided by a group's standard deviation; above 3 the limit of
-    large groups stands for it. Targets are those of the policy named `reference`.
+    where advantages are divided by a group's standard deviation. Targets are those of
+    the policy named `reference`.
 
     Raises:
       UserError: the task is not enumerable, or there is no such target.
@@ -39,7 +37,7 @@ def exact(name: str, section: Section, context: Context) -> Stage:
     target, beta = section.str("target"), section.float("beta", 0.0)
     group = section.optional("group", lambda key: section.int(key, 2))
     if target not in TARGETS:
-        relatives.relative(target, beta, _group(group))
+        relatives.relative(target, beta, group)
     elif target == "tilt":
         beta = section.float("beta", 1e-6)
     stage = _Exact(
@@ -48,17 +46,11 @@ def exact(name: str, section: Section, context: Context) -> Stage:
         reference=section.str("reference"),
         target=target,
         beta=beta,
-        group=_group(group),
+        group=group,
         world=world,
         context=context,
     )
     return Stage(name, stage.run, stage.describe)
-
-
-def _group(size: int | None) -> float | None:
-    if size is None:
-        return None
-    return float(size) if size <= _LARGEST_ENUMERABLE_GROUP else math.inf
 
 
 class _Exact(NamedTuple):
@@ -69,7 +61,7 @@ class _Exact(NamedTuple):
     reference: str
     target: str
     beta: float
-    group: float | None
+    group: int | None
     world: enumerable.World
     context: Context
 

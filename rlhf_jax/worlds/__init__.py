@@ -6,6 +6,7 @@ from rlhf_jax.worlds import boundaries as boundaries
 from rlhf_jax.worlds import enumerable as enumerable
 from rlhf_jax.worlds import expected as expected
 from rlhf_jax.worlds import fixed_points as fixed_points
+from rlhf_jax.worlds import groups as groups
 from rlhf_jax.worlds import key_lm as key_lm
 from rlhf_jax.worlds import relatives as relatives
 from rlhf_jax.worlds import tabular as tabular

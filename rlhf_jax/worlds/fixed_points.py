@@ -21,9 +21,10 @@ to, so it ends elsewhere; k1 in the loss has no gradient at all, so all mass goe
 best response, as with beta = 0. "k3 with the gradient of k2" moves as k2 does, and so
 does the exact KL over the vocabulary.
 
-Dividing by the standard deviation of a group (GRPO) reweights r but not the KL in the
-loss: for large groups the method ends as with beta * std(r) in the place of beta, std
-being that of the end point itself.
+Dividing by the standard deviation of a group (GRPO) puts `groups.normalized` in the
+place of r, but leaves the KL in the loss as it is. For large groups the method ends as
+with beta * std(r) in the place of beta, std being that of the end point itself; groups
+of 8 are still far from that limit.
 
 Everything runs on the host in float64.
 """
@@ -36,15 +37,14 @@ import numpy as np
 from jaxtyping import Float
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.worlds import enumerable, expected, prefixes
+from rlhf_jax.worlds import enumerable, expected, groups, prefixes
 from rlhf_jax.worlds.enumerable import Vector, World
 from rlhf_jax.worlds.relatives import Relative, check, described
 from rlhf_jax.worlds.relatives import relative as relative
 
-MIN_STD = 1e-4
-"""Floor of a standard deviation, as in `advantages.group_relative`."""
+SAMPLED_TOLERANCE = 1e-4
+"""Of `solve`, where the others of a group are drawn rather than enumerated."""
 
-_MOST_TUPLES = 2**24
 _LARGEST_EXPONENT = 80.0
 _LEAST_DAMPING = 0.05
 
@@ -57,7 +57,7 @@ def coefficients(
     reward = world.gold
     if found.place == "reward":
         reward = reward - found.beta * _values(found, ratio)
-    reward = _grouped(reward, enumerable.distribution(logits), found.group)
+    reward = groups.normalized(reward, enumerable.distribution(logits), found.group)
     result = np.repeat(reward[:, None], world.length, axis=1)
     if found.place == "loss":
         result = result - found.beta * _slopes(found, ratio)
@@ -94,40 +94,6 @@ def _slopes(found: Relative, ratio: np.ndarray) -> np.ndarray:
 def _inverse(d: np.ndarray) -> np.ndarray:
     """pi_ref / pi, held finite as in `ops.kl.k3`."""
     return np.exp(np.minimum(-d, _LARGEST_EXPONENT))
-
-
-def _grouped(reward: np.ndarray, pi: np.ndarray, group: float | None) -> np.ndarray:
-    """E over the rest of the group of (r - mean) / std; only centered without group."""
-    centered = reward - pi @ reward
-    if group is None:
-        return centered
-    if math.isinf(group):
-        return centered / max(math.sqrt(pi @ centered**2), MIN_STD)
-    size = int(group)
-    if len(pi) ** size > _MOST_TUPLES:
-        raise UserError(
-            f"groups of {size} among {len(pi)} responses are too many to enumerate; use"
-            " a smaller group, or group=math.inf for the limit of large ones"
-        )
-    return _normalized(reward, pi, size)
-
-
-def _normalized(reward: np.ndarray, pi: np.ndarray, size: int) -> np.ndarray:
-    """E of (own - mean) / std over all others of a group, population deviation.
-
-    Axis 0 of the arrays is the response itself, the further ones are the others.
-    """
-    total, squares, mass = np.zeros(()), np.zeros(()), np.ones(())
-    for axis in range(size):
-        along = [1] * size
-        along[axis] = -1
-        total = total + reward.reshape(along)
-        squares = squares + reward.reshape(along) ** 2
-        mass = mass * pi.reshape(along) if axis else mass
-    own = reward.reshape([-1] + [1] * (size - 1))
-    std = np.sqrt(np.maximum(squares / size - (total / size) ** 2, 0.0))
-    scaled = mass * (own - total / size) / np.maximum(std, MIN_STD)
-    return scaled.reshape(len(pi), -1).sum(axis=1)
 
 
 def field(
@@ -171,6 +137,8 @@ def solve(
         found = found._replace(group=None)
     if found[:3] == ("loss", "k3", "sequence") and found.beta and found.group is None:
         return _sequence_k3(world, found.beta)
+    if groups.sampled(world.size, found.group):
+        tolerance = max(tolerance, SAMPLED_TOLERANCE)
     logits = _follow(world, found, steps, tolerance)
     return enumerable.distribution(logits)
 

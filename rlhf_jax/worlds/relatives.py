@@ -27,8 +27,8 @@ class Relative(NamedTuple):
       level: one estimate per `token`, or one per `sequence`.
       beta: weight of the KL.
       group: None: advantages are centered exactly. A number G: they are centered and
-        divided by the standard deviation in groups of G (G <= 4 in E64); `math.inf`:
-        the limit of large groups.
+        divided by the standard deviation in groups of G; `math.inf`: the limit of
+        large groups.
     """
 
     place: Place = "reward"

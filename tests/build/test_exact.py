@@ -101,7 +101,7 @@ def test_without_a_kl_the_target_is_the_best_response():
     assert greedy["tv"] < 1e-5 and greedy["target"] == "fixed point of: no KL"
 
 
-@pytest.mark.parametrize(("group", "words"), [(2, "groups of 2"), (8, "large groups")])
+@pytest.mark.parametrize(("group", "words"), [(2, "groups of 2"), (8, "groups of 8")])
 def test_group_sizes_become_their_deviation(group, words):
     section = {"target": "loss/sequence/k2", "beta": 1.0, "group": group}
     found = stage(section, ppo=REFERENCE).run()

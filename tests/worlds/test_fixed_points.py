@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout import best_of_n
-from rlhf_jax.worlds import enumerable, expected, fixed_points, relatives
+from rlhf_jax.worlds import enumerable, expected, fixed_points, groups, relatives
 from rlhf_jax.worlds.relatives import Relative, relative
 
 WORLDS = [enumerable.e64(seed) for seed in range(3)]
@@ -187,9 +187,35 @@ def test_groups_of_two_end_where_wins_balance_the_kl():
     assert distance(pi, expected_pi) < 1e-4
 
 
-def test_too_large_groups_are_refused():
-    with pytest.raises(UserError, match="math.inf"):
-        fixed_points.solve(E64, relative("loss/token/k2", 1.0, 8))
+def test_groups_that_are_too_large_to_enumerate_are_drawn(monkeypatch):
+    """Fixed draws of the others give what enumeration gives, to about 0.01."""
+    held = relative("loss/token/k3", 0.3, 3)
+    exact = fixed_points.solve(E64, held)
+    monkeypatch.setattr(groups, "_MOST_TUPLES", 2)
+    drawn = fixed_points.solve(E64, held)
+    assert 0 < distance(drawn, exact) < 0.01
+
+
+@pytest.mark.identity("C3")
+def test_groups_approach_their_limit_slowly():
+    """GRPO with the k3 loss at beta 0.3: the fixed point of groups of 8 is still far
+    from that of large groups, that of groups of 64 is near."""
+    limit = fixed_points.solve(E64, relative("loss/token/k3", 0.3, math.inf))
+    away = [
+        distance(fixed_points.solve(E64, relative("loss/token/k3", 0.3, size)), limit)
+        for size in (2, 8, 64)
+    ]
+    assert away == pytest.approx([0.299, 0.176, 0.009], abs=0.01)
+
+
+def test_groups_in_a_large_world_are_interpolated():
+    """On a grid of rewards u is as in the limit, which groups of 64 nearly reach."""
+    world = enumerable.e32k(0)
+    pi = enumerable.reference(world)
+    found = groups.normalized(world.gold, pi, 64)
+    limit = groups.normalized(world.gold, pi, math.inf)
+    assert np.sum(pi * np.abs(found - limit)) < 0.05
+    assert np.all(np.diff(found[np.argsort(world.gold)]) > -1e-12)
 
 
 def test_the_expected_gradient_is_that_of_autodiff():
