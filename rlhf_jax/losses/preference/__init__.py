@@ -28,6 +28,7 @@ from rlhf_jax.losses.preference.batches import (
     PreferenceBatch,
     PreferenceOutputs,
     pair_term,
+    sequence_logprobs,
     split_pairs,
 )
 from rlhf_jax.losses.preference.divergences import (
@@ -173,6 +174,7 @@ __all__ = [
     "rso",
     "rso_loss",
     "running_mean",
+    "sequence_logprobs",
     "simpo",
     "simpo_loss",
     "slic",

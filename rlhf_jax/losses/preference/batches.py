@@ -78,6 +78,32 @@ class LabelBatch(NamedTuple):
     weight: Array
 
 
+def sequence_logprobs(
+    logprobs: Float[Array, "*N M"], response: Bool[Array, "*N L"]
+) -> tuple[Float[Array, "*N"], Float[Array, "*N"]]:
+    """Sequence log-probs and lengths from those of tokens.
+
+    Args:
+      logprobs: of tokens 1 .. L-1 of each row (M = L - 1): column t belongs to token
+        t + 1, which it predicts. Garbage outside of the response has no influence.
+      response: True on the tokens of the response, the end token included. Token 0 has
+        no log-prob and must not be one.
+
+    Returns:
+      (sums, numbers of tokens), at least float32. The first response token counts: it
+      is the one that the last prompt token predicts (invariant 19).
+    """
+    if logprobs.shape[-1] + 1 != response.shape[-1]:
+        raise ValueError(
+            f"log-probs of {logprobs.shape[-1]} tokens for a mask of "
+            f"{response.shape[-1]}: expected one less (token 0 is never predicted)"
+        )
+    kept = response[..., 1:]
+    wide = logprobs.astype(jnp.promote_types(logprobs.dtype, jnp.float32))
+    sums = jnp.sum(jnp.where(kept, wide, 0.0), axis=-1)
+    return sums, jnp.sum(kept.astype(wide.dtype), axis=-1)
+
+
 @support.register
 def _(batch: PreferenceBatch) -> Support:
     ranks = batch.ranks

@@ -293,6 +293,34 @@ def test_labels_prompt_and_sums(preferences):
     np.testing.assert_allclose(wrong, named, rtol=1e-5)
 
 
+@pytest.mark.identity("I19", "B20", "B1")
+def test_a_sequence_logprob_is_that_of_the_response_and_all_of_it():
+    """The sum has the first response token and the end token, no prompt, no padding."""
+    # Two prompt tokens (one padded), then a response, its end, padding on the right.
+    response = jnp.asarray([[0, 0, 1, 1, 1, 0], [0, 0, 1, 0, 0, 0]], bool)
+    nan = jnp.nan
+    tokens = jnp.asarray([[nan, -1.0, -2.0, -4.0, nan], [-9.0, -3.0, nan, nan, nan]])
+
+    def check(function):
+        sums, lengths = function(tokens, response)
+        np.testing.assert_array_equal(sums, [-7.0, -3.0])
+        np.testing.assert_array_equal(lengths, [3.0, 1.0])
+
+    check(p.sequence_logprobs)
+    ranked = p.sequence_logprobs(tokens[None].astype(jnp.bfloat16), response[None])
+    np.testing.assert_array_equal(ranked[0], [[-7.0, -3.0]])
+    assert ranked[0].dtype == jnp.float32
+    for wrong in (
+        lambda x, m: p.sequence_logprobs(x, jnp.roll(m, 1, axis=1)),  # off by one
+        lambda x, m: p.sequence_logprobs(x, jnp.roll(m, -1, axis=1)),
+        lambda x, m: p.sequence_logprobs(x, jnp.ones_like(m)),  # with the prompt
+    ):
+        with pytest.raises(AssertionError):
+            check(wrong)
+    with pytest.raises(ValueError, match="5 tokens for a mask of 5"):
+        p.sequence_logprobs(tokens, response[:, 1:])
+
+
 @pytest.mark.identity("B21")
 def test_the_reference_point_of_kto(labels):
     """z0 comes from other prompts' responses, has no gradient, and is not negative."""

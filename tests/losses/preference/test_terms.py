@@ -57,7 +57,7 @@ def test_every_exported_term_is_in_the_family():
         "LabelBatch", "Pairs", "PreferenceBatch", "PreferenceOutputs",
         "alpha_divergence", "aot_matching", "aot_unpaired_matching", "forward_kl",
         "jensen_shannon", "log_odds", "mismatched", "pair_term", "reference_point",
-        "running_mean", "split_pairs",
+        "running_mean", "sequence_logprobs", "split_pairs",
     }  # fmt: skip
     found = {name for name in p.__all__ if not name.endswith("_loss")}
     assert found == others | set(TERMS)
