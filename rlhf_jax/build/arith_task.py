@@ -14,9 +14,10 @@ from rlhf_jax.worlds import arith_lm
 
 
 def arith_lm_task(section: Section, data_seed: int, model_path: str | None) -> Task:
-    """Reads `below wrong filler response_length prompts heldout`.
+    """Reads `below wrong filler response_length prompts heldout`, and `layout`.
 
-    Prompts are distinct sums; the held-out ones are trained on nowhere.
+    Prompts are distinct sums; the held-out ones are trained on nowhere. `layout` may be
+    left out: numbers are then aligned (`worlds.arith_lm`).
 
     Raises:
       UserError: more prompts than sums, a checkpoint is named, or too short responses.
@@ -31,6 +32,9 @@ def arith_lm_task(section: Section, data_seed: int, model_path: str | None) -> T
         wrong=section.float("wrong", 0.0, 1.0),
         filler=section.float("filler", 0.0, 0.9),
     )
+    if section.has("layout"):
+        layout = section.choice("layout", arith_lm.LAYOUTS)
+        world = world._replace(layout=layout)
     length = section.int("response_length", 2)
     if length < world.answer_length:
         raise UserError(
@@ -77,7 +81,7 @@ def _datasets(
     written = arith_lm.demonstrations(world, seed, drawn)
     prompts, demonstrations = [], []
     for index, ((a, b), response) in enumerate(zip(drawn, written, strict=True)):
-        tokens = tuple(arith_lm.prompt(a, b).tolist())
+        tokens = tuple(arith_lm.prompt(world, a, b).tolist())
         id = f"{name}-{index}"
         prompts.append(data.Prompt(id=id, prompt=tokens))
         given = tuple(response[:length].tolist())

@@ -2,9 +2,14 @@
 
 A prompt is `a+b=`, one token a character; the response is the sum in decimal digits and
 a stop token. The gold reward is 1 for exactly the right digits followed by the stop
-token and 0 for anything else. Demonstrations come from writers who get a share of the
-sums wrong, so a policy that imitates them perfectly solves about the rest, and
-reinforcement learning from a verifiable reward has something to do.
+token and 0 for anything else. In the `aligned` layout numbers have leading zeros to one
+width and the sum is written units first (`07+35=` and `240`), which small transformers
+learn in seconds (Lee et al. 2023, arXiv:2307.03381); in the `plain` one they are as
+people write them, which takes far longer.
+
+Demonstrations come from writers who get a share of the sums wrong, so a policy that
+imitates them perfectly solves about the rest, and reinforcement learning from a
+verifiable reward has something to do.
 
 A *filler* token may stand anywhere in a response and says nothing: gold reads the
 response without it. It makes length a free choice, so that a bias of a learner towards
@@ -31,7 +36,10 @@ GOLD_DEFINITION = (
     " 0"
 )
 
-_MOST = 10**6
+LAYOUTS = ("aligned", "plain")
+"""Units first and leading zeros; or as people write."""
+
+_MOST_DIGITS = 6
 
 
 class World(NamedTuple):
@@ -42,11 +50,13 @@ class World(NamedTuple):
       wrong: probability that a demonstration has one wrong digit.
       filler: probability of one more filler token before each digit and the stop token
         of a demonstration; 0 leaves the filler out of them.
+      layout: of numbers, one of `LAYOUTS`.
     """
 
     below: int = 100
     wrong: float = 0.5
     filler: float = 0.0
+    layout: str = "aligned"
 
     @property
     def vocab_size(self) -> int:
@@ -64,14 +74,23 @@ class World(NamedTuple):
         return len(str(2 * self.below - 2)) + 1
 
 
-def digits(number: int) -> list[int]:
-    """Token ids of a number in decimal."""
-    return [ZERO + int(digit) for digit in str(number)]
+def _digits(number: int, width: int) -> list[int]:
+    return [ZERO + int(digit) for digit in str(number).zfill(width)]
 
 
-def prompt(a: int, b: int) -> np.ndarray:
+def prompt(world: World, a: int, b: int) -> np.ndarray:
     """`a+b=` as int32[length]."""
-    return np.asarray([*digits(a), PLUS, *digits(b), EQUALS], np.int32)
+    width = len(str(world.below - 1)) if world.layout == "aligned" else 1
+    return np.asarray([*_digits(a, width), PLUS, *_digits(b, width), EQUALS], np.int32)
+
+
+def answer(world: World, a: int, b: int) -> np.ndarray:
+    """The right response, int32[length], stop token last."""
+    if world.layout == "aligned":
+        found = _digits(a + b, world.answer_length - 1)[::-1]
+    else:
+        found = _digits(a + b, 1)
+    return np.asarray([*found, EOS], np.int32)
 
 
 def pairs(world: World, seed: int, count: int) -> list[tuple[int, int]]:
@@ -92,12 +111,12 @@ def pairs(world: World, seed: int, count: int) -> list[tuple[int, int]]:
 
 def demonstration(world: World, a: int, b: int, rng: np.random.Generator) -> np.ndarray:
     """A writer's response: int32[length], fillers included, stop token last."""
-    answer = digits(a + b)
+    written = answer(world, a, b)
     if rng.random() < world.wrong:
-        place = int(rng.integers(len(answer)))
-        answer[place] = ZERO + (answer[place] - ZERO + int(rng.integers(1, 10))) % 10
+        place = int(rng.integers(len(written) - 1))
+        written[place] = ZERO + (written[place] - ZERO + int(rng.integers(1, 10))) % 10
     response: list[int] = []
-    for token in (*answer, EOS):
+    for token in written.tolist():
         while rng.random() < world.filler:
             response.append(FILLER)
         response.append(token)
@@ -120,7 +139,7 @@ def gold(
     response_mask: Bool[Array, "B T"],
 ) -> Float[Array, " B"]:
     """1.0 where the response is the sum (module docstring), else 0.0."""
-    del world
+    aligned = world.layout == "aligned"
     wanted = _sum(prompt, prompt_mask)
     value = jnp.zeros_like(wanted)
     count, stops = jnp.zeros_like(wanted), jnp.zeros_like(wanted)
@@ -128,13 +147,18 @@ def gold(
     for t in range(response.shape[1]):
         token, real = response[:, t], response_mask[:, t]
         digit = real & _is_digit(token)
-        value = jnp.where(digit, _append(value, token), value)
+        if aligned:
+            place = 10 ** jnp.minimum(count, _MOST_DIGITS)
+            value = jnp.where(digit, value + place * (token - ZERO), value)
+        else:
+            value = jnp.where(digit, _append(value, token), value)
         count = count + digit
         after_stop = real & (stops > 0)
         known = digit | (token == FILLER) | (token == EOS)
         spoiled = spoiled | after_stop | (real & ~known)
         stops = stops + (real & (token == EOS))
-    right = (value == wanted) & (count == _width(wanted)) & (stops == 1) & ~spoiled
+    digits = world.answer_length - 1 if aligned else _width(wanted)
+    right = (value == wanted) & (count == digits) & (stops == 1) & ~spoiled
     return right.astype(jnp.float32)
 
 
@@ -152,7 +176,7 @@ def _is_digit(token: Array) -> Array:
 
 def _append(value: Array, token: Array) -> Array:
     """One more digit; held small enough not to overflow."""
-    return jnp.minimum(10 * value + token - ZERO, _MOST)
+    return jnp.minimum(10 * value + token - ZERO, 10**_MOST_DIGITS)
 
 
 def _sum(prompt: Array, mask: Array) -> Array:
@@ -170,7 +194,7 @@ def _sum(prompt: Array, mask: Array) -> Array:
 
 def _width(number: Array) -> Array:
     """Decimal digits of a number, int32."""
-    powers = 10 ** jnp.arange(1, 7)
+    powers = 10 ** jnp.arange(1, _MOST_DIGITS)
     return 1 + jnp.sum(number[:, None] >= powers[None, :], axis=1)
 
 

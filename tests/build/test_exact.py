@@ -12,10 +12,10 @@ from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import PromptBatch, Rollout
 from rlhf_jax.worlds import (
+    arith_lm,
     boundaries,
     enumerable,
     fixed_points,
-    key_lm,
     relatives,
     tabular,
 )
@@ -206,7 +206,8 @@ def test_arith_lm_has_disjoint_sums_and_a_verifiable_gold():
     assert len(record.response) <= task.response_length
     text = task.text(list(record.prompt), [True] * len(record.prompt))
     a, b = text.replace(" ", "").rstrip("=").split("+")
-    right = task.tokenizer.encode(" ".join(str(int(a) + int(b)))) + [key_lm.EOS]
+    units_first = str(int(a) + int(b)).zfill(2)[::-1]
+    right = [*task.tokenizer.encode(" ".join(units_first)), arith_lm.EOS]
     wrong = right[::-1]
     assert score(task, [record.prompt], [right]).tolist() == [1.0]
     assert score(task, [record.prompt], [wrong]).tolist() == [0.0]
@@ -219,6 +220,7 @@ def test_arith_lm_has_disjoint_sums_and_a_verifiable_gold():
         ({"prompts": 900}, "900 sums"),
         ({"below": 1}, "at least 2"),
         ({"filler": 1.0}, "at most 0.9"),
+        ({"layout": "align"}, "did you mean 'aligned'"),
     ],
 )
 def test_wrong_sums_are_refused(change, message):

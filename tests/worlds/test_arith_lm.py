@@ -6,7 +6,8 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.worlds import arith_lm
 from rlhf_jax.worlds.arith_lm import EOS, EQUALS, FILLER, PAD, PLUS
 
-WORLD = arith_lm.World()
+WORLD = arith_lm.World(layout="plain")
+ALIGNED = arith_lm.World()
 
 
 def padded(rows, width, left=False):
@@ -19,7 +20,7 @@ def padded(rows, width, left=False):
 
 
 def scores(pairs, responses, world=WORLD):
-    prompt = padded([arith_lm.prompt(a, b) for a, b in pairs], 6, left=True)
+    prompt = padded([arith_lm.prompt(world, a, b) for a, b in pairs], 6, left=True)
     found = arith_lm.gold(world, *prompt, *padded(responses, 9))
     return np.asarray(found).tolist()
 
@@ -28,13 +29,26 @@ def number(text):
     return [arith_lm.ZERO + int(c) for c in text]
 
 
-def test_every_sum_has_its_one_answer():
+@pytest.mark.parametrize("world", [WORLD, ALIGNED])
+def test_every_sum_has_its_one_answer(world):
     """All 10,000 sums, and the same answers off by one."""
     pairs = [(a, b) for a in range(100) for b in range(100)]
-    right = [[*arith_lm.digits(a + b), EOS] for a, b in pairs]
-    wrong = [[*arith_lm.digits(a + b + 1), EOS] for a, b in pairs]
-    assert all(scores(pairs, right))
-    assert not any(scores(pairs, wrong))
+    right = [arith_lm.answer(world, a, b) for a, b in pairs]
+    wrong = [arith_lm.answer(world, a, b + 1) for a, b in pairs]
+    assert all(scores(pairs, right, world))
+    assert not any(scores(pairs, wrong, world))
+
+
+def test_aligned_numbers_have_one_width_and_sums_begin_with_the_units():
+    names = arith_lm.names(ALIGNED)
+    spelled = [
+        "".join(names[i] for i in x)
+        for x in (arith_lm.prompt(ALIGNED, 7, 35), arith_lm.answer(ALIGNED, 7, 35))
+    ]
+    assert spelled == ["07+35=", "240<eos>"]
+    cases = {"240": 1, "24": 0, "2400": 0, "042": 0, "241": 0, "24_0": 1}
+    tokens = [[*(names.index(c) for c in text), EOS] for text in cases]
+    assert scores([(7, 35)] * 6, tokens, ALIGNED) == list(cases.values())
 
 
 def test_nothing_but_the_digits_and_a_stop_counts():
@@ -71,15 +85,15 @@ def test_fillers_say_nothing():
 
 
 def test_demonstrations_are_right_as_often_as_they_should():
-    world = arith_lm.World(wrong=0.6, filler=0.3)
+    world = arith_lm.World(wrong=0.6, filler=0.3, layout="plain")
     pairs = arith_lm.pairs(world, 0, 2000)
     written = arith_lm.demonstrations(world, 1, pairs)
-    prompt = padded([arith_lm.prompt(a, b) for a, b in pairs], 6, left=True)
+    prompt = padded([arith_lm.prompt(world, a, b) for a, b in pairs], 6, left=True)
     responses = padded(written, max(map(len, written)))
     solved = np.mean(np.asarray(arith_lm.gold(world, *prompt, *responses)))
     assert solved == pytest.approx(0.4, abs=0.04)
     fillers = np.asarray(arith_lm.filler_count(*responses))
-    places = np.mean([len(arith_lm.digits(a + b)) + 1 for a, b in pairs])
+    places = np.mean([len(arith_lm.answer(world, a, b)) for a, b in pairs])
     assert fillers.mean() == pytest.approx(places * 0.3 / 0.7, rel=0.1)
     plain = arith_lm.demonstrations(arith_lm.World(wrong=0.6), 1, pairs)
     assert not any(FILLER in response for response in plain)
@@ -94,15 +108,16 @@ def test_pairs_are_distinct_and_follow_their_seed():
         arith_lm.pairs(arith_lm.World(below=10), 3, 101)
 
 
+@pytest.mark.parametrize("layout", arith_lm.LAYOUTS)
 @pytest.mark.parametrize("below", [2, 10, 51, 100, 1000])
-def test_lengths_are_those_of_the_longest(below):
-    world = arith_lm.World(below=below)
+def test_lengths_are_those_of_the_longest(below, layout):
+    world = arith_lm.World(below=below, layout=layout)
     largest = below - 1
-    assert len(arith_lm.prompt(largest, largest)) == world.prompt_length
-    assert len(arith_lm.digits(2 * largest)) + 1 == world.answer_length
+    assert len(arith_lm.prompt(world, largest, largest)) == world.prompt_length
+    assert len(arith_lm.answer(world, largest, largest)) == world.answer_length
 
 
 def test_every_token_has_a_name():
     assert len(set(arith_lm.names(WORLD))) == WORLD.vocab_size == FILLER + 1
-    spelled = [arith_lm.names(WORLD)[i] for i in arith_lm.prompt(12, 7)]
+    spelled = [arith_lm.names(WORLD)[i] for i in arith_lm.prompt(WORLD, 12, 7)]
     assert "".join(spelled) == "12+7="
