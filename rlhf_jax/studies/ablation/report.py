@@ -123,7 +123,7 @@ def _verdict(one: Comparison) -> str:
     shade = words.COLORS[one.better]
     notes = [f"p = {words.p_value(one.p_adjusted)}".replace("= <", "<")]
     notes += words.notes(one)
-    small = " ".join(f"<small>{escape(note)}</small>" for note in notes)
+    small = " · ".join(f"<small>{escape(note)}</small>" for note in notes)
     return f'<b class="{shade}">{escape(words.verdict(one))}</b> {small}'
 
 

@@ -125,6 +125,9 @@ def test_equivalence_is_adjusted_over_the_cells_too():
     many = {"base": BASE, "same": SAME} | {f"far{i}": HIGHER for i in range(4)}
     five = made(many, margin=0.5).of("same", "m").equal
     assert five.p == one.p and five.p_adjusted == pytest.approx(5 * one.p_adjusted)
+    barely = made({"base": BASE, "same": SAME}, margin=0.12).of("same", "m").equal
+    assert barely.equivalent and 0.01 < barely.p < 0.05
+    assert not made(many, margin=0.12).of("same", "m").equal.equivalent
 
 
 def test_one_seed_gives_means_and_no_statistics():
