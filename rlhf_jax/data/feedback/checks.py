@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.feedback.record import SAYS, Feedback, FeedbackError
-from rlhf_jax.data.fields import Text, show
+from rlhf_jax.data.fields import Message, Text, show
 
 
 class Comparison(NamedTuple):
@@ -27,6 +27,7 @@ def check(feedback: Feedback) -> None:
       FeedbackError: names the field and the ids; its `kind` is one of `KINDS`.
     """
     _check_responses(feedback)
+    _check_texts(feedback)
     known = {response.id for response in feedback.responses}
     for name, identifier in _mentions(feedback):
         if identifier not in known:
@@ -110,6 +111,19 @@ def _check_responses(feedback: Feedback) -> None:
         if is_empty(edit.text):
             problem = f"the correction of '{edit.response}' is empty"
             raise FeedbackError("empty response", f"edits[{index}].text", problem)
+
+
+def _check_texts(feedback: Feedback) -> None:
+    """Text or token ids, not both: ids are those of one tokenizer, text is of none."""
+    prompt = feedback.prompt
+    ids = isinstance(prompt, tuple) and not any(isinstance(x, Message) for x in prompt)
+    texts = [("responses", r.text) for r in feedback.responses]
+    texts += [("edits", e.text) for e in feedback.edits]
+    for name, text in texts:
+        if isinstance(text, tuple) != ids:
+            kinds = ("token ids", "text") if ids else ("text", "token ids")
+            problem = f"the prompt is {kinds[0]} and this is {kinds[1]}"
+            raise FeedbackError("mixed text and token ids", name, problem)
 
 
 def _mentions(feedback: Feedback) -> Iterator[tuple[str, str]]:

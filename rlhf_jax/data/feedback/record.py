@@ -20,6 +20,7 @@ KINDS = (
     "empty response",
     "identical responses",
     "rating out of range",
+    "mixed text and token ids",
     "duplicate id",
 )
 """What can be wrong with a record; bad records are counted by these."""

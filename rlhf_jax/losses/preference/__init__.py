@@ -12,6 +12,8 @@ batch               terms                            `Term(..., prepare=...)`
   (K = 2)           ipo_per_token hinge rso exo
                     discopop normalized_dpo
                     length_penalized_dpo rpo f_dpo
+                    forward_kl_dpo
+                    jensen_shannon_dpo alpha_dpo
                     nca apo_zero apo_down sppo
   no reference      orpo simpo cpo slic chosen_nll   none
                     aot                              `aot_matching`
@@ -20,6 +22,9 @@ batch               terms                            `Term(..., prepare=...)`
 `LabelBatch`        kto                              `reference_point`
                     bco                              `running_mean(beta)`
 ==================  ===============================  ===============================
+
+`term(name, **options)` makes a whole `Term` by name, and `METHODS[name]` says which
+batch it takes and what must be scored for it.
 """
 
 from rlhf_jax.losses.preference.batches import (
@@ -42,6 +47,7 @@ from rlhf_jax.losses.preference.lengths import (
     normalized_dpo_loss,
     rpo_loss,
 )
+from rlhf_jax.losses.preference.methods import METHODS, Method, method, term
 from rlhf_jax.losses.preference.pairwise import (
     cdpo_loss,
     discopop_loss,
@@ -76,6 +82,7 @@ from rlhf_jax.losses.preference.separate import (
     sppo_loss,
 )
 from rlhf_jax.losses.preference.terms import (
+    alpha_dpo,
     apo_down,
     apo_zero,
     cdpo,
@@ -83,9 +90,11 @@ from rlhf_jax.losses.preference.terms import (
     dpo,
     exo,
     f_dpo,
+    forward_kl_dpo,
     hinge,
     ipo,
     ipo_per_token,
+    jensen_shannon_dpo,
     length_penalized_dpo,
     nca,
     normalized_dpo,
@@ -114,10 +123,13 @@ from rlhf_jax.losses.preference.unpaired import (
 
 __all__ = [
     "LabelBatch",
+    "METHODS",
+    "Method",
     "Pairs",
     "PreferenceBatch",
     "PreferenceOutputs",
     "alpha_divergence",
+    "alpha_dpo",
     "aot",
     "aot_loss",
     "aot_matching",
@@ -144,6 +156,7 @@ __all__ = [
     "f_dpo",
     "f_dpo_loss",
     "forward_kl",
+    "forward_kl_dpo",
     "hinge",
     "hinge_loss",
     "ipo",
@@ -151,11 +164,13 @@ __all__ = [
     "ipo_per_token",
     "ipo_per_token_loss",
     "jensen_shannon",
+    "jensen_shannon_dpo",
     "kto",
     "kto_loss",
     "length_penalized_dpo",
     "length_penalized_dpo_loss",
     "log_odds",
+    "method",
     "mismatched",
     "nca",
     "nca_loss",
@@ -182,4 +197,5 @@ __all__ = [
     "split_pairs",
     "sppo",
     "sppo_loss",
+    "term",
 ]

@@ -184,6 +184,21 @@ def f_dpo(
     )
 
 
+def forward_kl_dpo(beta: float = 0.1) -> LossTerm:
+    """f-DPO with KL(reference || policy), `divergences.forward_kl`."""
+    return f_dpo(divergences.forward_kl, beta)
+
+
+def jensen_shannon_dpo(beta: float = 0.1) -> LossTerm:
+    """f-DPO with the Jensen-Shannon divergence, `divergences.jensen_shannon`."""
+    return f_dpo(divergences.jensen_shannon, beta)
+
+
+def alpha_dpo(alpha: float = 0.5, beta: float = 0.1) -> LossTerm:
+    """f-DPO with an alpha divergence, `divergences.alpha_divergence`."""
+    return f_dpo(divergences.alpha_divergence(alpha), beta)
+
+
 def nca(beta: float = 0.1) -> LossTerm:
     """Pairwise NCA, `separate.nca_loss`."""
     positive("beta", beta)

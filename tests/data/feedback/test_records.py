@@ -76,7 +76,7 @@ def test_every_field_is_read():
     [
         ROW,
         changed(prompt=TURNS),
-        changed(prompt=[3, 4], responses=[
+        changed(prompt=[3, 4], edits=[], responses=[
             {"id": x, "text": [5, i]} for i, x in enumerate("abc")
         ]),
         {"id": "7", "prompt": "", "responses": ROW["responses"][:1],
@@ -120,6 +120,8 @@ BAD = [
     ({"pairs": [{"better": "a", "worse": "a"}]}, "identical responses", "with itself"),
     ({"ratings": [ROW["ratings"][0] | {"value": 5}]}, "rating out of range",
      r"ratings\[0\]\.value.*5 of 'helpful' is outside of 0 to 4"),
+    ({"prompt": [1, 2]}, "mixed text and token ids", "token ids and this is text"),
+    ({"edits": [{"response": "a", "text": [1]}]}, "mixed text and token ids", "edits"),
     ({"responses": []}, "schema", "'responses'.*one or more"),
     ({"responses": [ROW["responses"][0]] * 2}, "schema", "is the id of an earlier"),
     ({"ranking": [[]]}, "schema", r"ranking\[0\].*empty"),

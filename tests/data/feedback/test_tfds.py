@@ -15,7 +15,7 @@ ROWS = [
      "pairs": [{"better": "a", "worse": "b", "strength": 0.1}],
      "annotator": "ann", "time": "2026-01-02T03:04:05+00:00", "parents": ["z"],
      "extra": {"x": [1, None]}},
-    {"id": "2", "prompt": "p", "responses": [{"id": "a", "text": [7, 8]}],
+    {"id": "2", "prompt": [5], "responses": [{"id": "a", "text": [7, 8]}],
      "labels": [{"response": "a", "good": False}], "weight": 0.3},
 ]  # fmt: skip
 

@@ -335,6 +335,14 @@ def test_the_reference_point_of_kto(labels):
     )
     assert p.reference_point(swapped) == 0.0
 
+    for loss in (p.kto_loss, p.bco_loss):  # no gradient, whoever made the number
+
+        def of_point(point, loss=loss):
+            rows = (outputs.logprobs, batch.ref_logprobs, batch.labels)
+            return jnp.sum(loss(*rows, point))
+
+        assert jax.grad(of_point)(z0) == 0.0
+
     def gradient(point):
         def total(shift):
             moved = batch._replace(

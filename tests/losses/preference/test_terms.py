@@ -54,13 +54,45 @@ COUPLED = ("aot", "aot_unpaired", "kto", "bco")
 def test_every_exported_term_is_in_the_family():
     """A new term must join these tests."""
     others = {
-        "LabelBatch", "Pairs", "PreferenceBatch", "PreferenceOutputs",
+        "LabelBatch", "METHODS", "Method", "Pairs", "PreferenceBatch",
+        "PreferenceOutputs", "method", "term",
         "alpha_divergence", "aot_matching", "aot_unpaired_matching", "forward_kl",
         "jensen_shannon", "log_odds", "mismatched", "pair_term", "reference_point",
         "running_mean", "sequence_logprobs", "split_pairs",
     }  # fmt: skip
     found = {name for name in p.__all__ if not name.endswith("_loss")}
-    assert found == others | set(TERMS)
+    assert found == others | set(TERMS) | {
+        "alpha_dpo", "forward_kl_dpo", "jensen_shannon_dpo",
+    }  # fmt: skip
+
+
+def test_methods_by_name():
+    """Every factory has its name, and its needs are those of its batch."""
+    assert set(p.METHODS) == (set(TERMS) - {"f_dpo"}) | {
+        "alpha_dpo", "forward_kl_dpo", "jensen_shannon_dpo",
+    }  # fmt: skip
+    for name, method in p.METHODS.items():
+        assert method.make is getattr(p, name)
+        assert method.reference == (name not in FREE)
+        assert (method.prepare is not None) == bool(method.before) == (name in COUPLED)
+        term = p.term(name, weight=0.5)
+        assert term.weight == 0.5 and (term.prepare is None) == (name not in COUPLED)
+    with pytest.raises(UserError, match="'dpoo', did you mean 'dpo'"):
+        p.method("dpoo")
+    with pytest.raises(UserError, match="simpo has no hyper-parameter 'tau'; .*gamma"):
+        p.term("simpo", tau=1.0)
+
+
+def test_a_term_by_name_computes_what_it_is_called(labels):
+    """BCO's running mean takes the loss's own beta."""
+    outputs, batch = labels(0, 6)
+    loss = losses.combine(term=p.term("bco", beta=0.4), reduction=losses.sequence_mean)
+    prepared, state = loss.prepare(batch, loss.init())
+    mask, weight = np.asarray(batch.mask), np.asarray(batch.weight)
+    rewards = 0.4 * np.asarray(batch.policy_logprobs - batch.ref_logprobs)
+    mean = np.average(rewards[mask], weights=weight[mask])
+    np.testing.assert_allclose(prepared["term"].extra, mean, rtol=1e-5)
+    np.testing.assert_allclose(state["term"].own.mean, mean, rtol=1e-5)
 
 
 @pytest.fixture
