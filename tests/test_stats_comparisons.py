@@ -159,7 +159,7 @@ def test_the_small_sample_factor_by_hand():
 
 
 def test_hedges_g_is_unbiased_where_the_plain_ratio_is_not():
-    draws = np.random.default_rng(0).normal(0.8, 1.0, (4000, 5))
+    draws = np.random.default_rng(0).normal(0.8, 1.0, (2000, 5))
     found = [stats.hedges_g(d, np.zeros(5)) for d in draws]
     error = np.std(found) / math.sqrt(len(found))
     assert np.mean(found) == pytest.approx(0.8, abs=4 * error)

@@ -156,7 +156,7 @@ def test_an_unfinished_study_says_what_is_missing(make_plan, world, tmp_path):
 def test_false_verdicts_stay_below_alpha_over_the_family():
     """Of studies in which nothing has an effect, at most 5 % report one anywhere."""
     draw, wrong = np.random.default_rng(0), 0
-    for _ in range(200):
+    for _ in range(100):
         values = {f"c{i}": draw.normal(size=8).tolist() for i in range(4)}
         wrong += any(one.verdict in ("up", "down") for one in made(values).comparisons)
-    assert wrong / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+    assert wrong / 100 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 100)

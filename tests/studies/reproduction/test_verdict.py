@@ -117,6 +117,6 @@ def test_a_false_claim_holds_in_5_percent_of_studies():
     draw = np.random.default_rng(0)
     held = [
         judged(rep.Above(), draw.normal(size=5).tolist()).verdict == "holds"
-        for _ in range(1000)
+        for _ in range(500)
     ]
-    assert np.mean(held) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 1000))
+    assert np.mean(held) == pytest.approx(0.05, abs=4 * math.sqrt(0.05 * 0.95 / 500))
