@@ -22,7 +22,8 @@ def get_config(variant: str = "e64"):
     )
     if threshold:
         parts["estimator"] = ("above_threshold",)
-        parts["above_threshold"] = dict(threshold=0.5)
+        high = 0.5 if world == "arith" else 2.0  # the best response of e64 has 2.05
+        parts["above_threshold"] = dict(threshold=high)
     if world == "arith":
         return exact_worlds.arith(epochs=2, **parts)
     return exact_worlds.e64(target="argmax", beta=0.0, **parts)

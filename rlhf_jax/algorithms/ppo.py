@@ -58,11 +58,31 @@ class PPO(NamedTuple):
       explain: `(state, Frozen, PPOBatch) -> Explained`, the intermediates of the step
         that `update` would take; the state is left as it was.
       parts: what it was built from.
+      programs: its compiled steps.
     """
 
     learner: Learner
     explain: Callable[[TrainState, Frozen, PPOBatch], Explained]
     parts: Parts
+    programs: Programs
+
+
+class Programs(NamedTuple):
+    """The compiled steps of a learner.
+
+    They close over all parts but the sampler and the scorer, and over no array: another
+    learner whose other parts are equal may use them (`sharing`). Coefficients and
+    weights that are numbers come from the state.
+
+    Attributes:
+      learn: everything after the scores, donates the state.
+      explain: the same, keeping what it computes.
+      gradients: `term_gradient.gradients`.
+    """
+
+    learn: Any
+    explain: Any
+    gradients: Callable[[TrainState, Frozen, Scored], Metrics]
 
 
 class Explained(NamedTuple):
@@ -143,9 +163,22 @@ def ppo(
       The learner and its `explain`.
     """
     parts = Parts(**locals())
-    learn = jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0)
-    explained = jax.jit(lambda *args: _explain(parts, *args))
-    gradients = term_gradient.gradients(parts)
+    programs = Programs(
+        learn=jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0),
+        explain=jax.jit(lambda *args: _explain(parts, *args)),
+        gradients=term_gradient.gradients(parts),
+    )
+    return _assembled(parts, programs)
+
+
+def sharing(built: PPO, programs: Programs) -> PPO:
+    """The learner on the compiled steps of another one whose parts are equal."""
+    return _assembled(built.parts, programs)
+
+
+def _assembled(parts: Parts, programs: Programs) -> PPO:
+    """The host's side: sample, score, and hand over."""
+    every = parts.term_gradients
 
     def update(
         state: TrainState, frozen: Frozen, batch: PPOBatch
@@ -153,25 +186,26 @@ def ppo(
         clock = collecting.Clock()
         scored, gathered = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        if staleness is not None:
+        if parts.staleness is not None:
             buffer, scored = collecting.exchange(
                 state.extra["buffer"], scored, state.step
             )
             state = state._replace(extra={**state.extra, "buffer": buffer})
-        if term_gradients and int(state.step) % term_gradients == 0:
-            gathered = {**gathered, **gradients(state, fixed, scored)}
-            clock("diagnose", gathered)
+        if every and int(state.step) % every == 0:
+            found = programs.gradients(state, fixed, scored)
+            gathered = {**gathered, **clock("diagnose", found)}
         rest = batch.pretraining, scored
-        state, measured = clock("learn", learn(state, fixed, *rest))
+        state, measured = clock("learn", programs.learn(state, fixed, *rest))
         return state, {**measured, **gathered, **clock.metrics}
 
     def explain(state: TrainState, frozen: Frozen, batch: PPOBatch) -> Explained:
         clock = collecting.Clock()
         scored, _ = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        return explained(state, fixed, batch.pretraining, scored)
+        return programs.explain(state, fixed, batch.pretraining, scored)
 
-    return PPO(Learner(lambda key: _init(parts, key), update), explain, parts)
+    learner = Learner(lambda key: _init(parts, key), update)
+    return PPO(learner, explain, parts, programs)
 
 
 def _init(parts: Parts, key: Array) -> TrainState:

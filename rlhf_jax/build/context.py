@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from rlhf_jax import data, rng, rollout
 from rlhf_jax.build import models
 from rlhf_jax.build.models import Model
+from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
@@ -24,6 +25,8 @@ from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Array, Learner, Params, PromptBatch, Scorer, TrainState
+
+T = TypeVar("T")
 
 AGGREGATES: dict[str, Callable[[list[Scorer]], Scorer]] = {
     "sum": lambda found: rollout.sum_of(found, [1.0] * len(found)),
@@ -68,6 +71,7 @@ class Context(NamedTuple):
       eval_scorers: names of the scorers that are only ever measured.
       user_scorer: `config.scorer`, or None.
       gold_source: `task`, or the stage whose reward model stands in for gold.
+      programs: compiled programs, shared with other runs of a study.
     """
 
     workdir: Path
@@ -87,6 +91,23 @@ class Context(NamedTuple):
     eval_scorers: tuple[str, ...]
     user_scorer: Scorer | None
     gold_source: str
+    programs: Programs
+
+    def compiled(self, kind: str, made_of: Any, make: Callable[[], T]) -> T:
+        """A program of this model and these lengths, built once in the process.
+
+        Args:
+          kind: what it is.
+          made_of: further plain values that it closes over.
+          make: builds it.
+        """
+        model, task = self.model, self.task
+        shared = (
+            repr((model.config, model.lora, model.options)),
+            (task.prompt_length, task.response_length, task.stop_tokens),
+            task.tokenizer.pad_token,
+        )
+        return self.programs.reuse((kind, shared, made_of), make)
 
     def folder(self, stage: str) -> Path:
         """The stage's folder."""

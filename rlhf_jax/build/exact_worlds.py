@@ -30,35 +30,41 @@ def e64(*, target: str, beta: float, group: int | None = None, **ppo: Any) -> An
       target: what the policy is held to, see `build.exact`.
       beta: weight of the KL to the reference.
       group: group size, where advantages are divided by a group's deviation.
-      **ppo: keys of the section `ppo`.
+      **ppo: keys of the section `ppo`. The loss is a mean over the 512 responses of an
+        iteration of sums over their tokens, so terms weigh as in the objective.
     """
-    config = _world(sections.e64_task(), defaults.tabular_model())
+    # World 7: its best response is best by half a standard deviation, so that a
+    # policy without a KL has one response to end at.
+    config = _world(sections.e64_task(world=7), defaults.tabular_model())
     config.stages = ("ppo", "exact")
-    changes = dict(steps=300, batch_size=64, samples_per_prompt=8, reduction="64.0")
+    changes = dict(steps=300, batch_size=64, samples_per_prompt=8, reduction="512.0")
     config.ppo = _learner(0.05, "init", **{**changes, **ppo})
     config.exact = sections.exact(target=target, beta=beta, group=group)
     return config
 
 
 def arith(**ppo: Any) -> ConfigDict:
-    """The stages `sft`, `ppo` and `table`: sums, half of whose demonstrations are
-    wrong, then trained against right or wrong.
+    """The stages `sft`, `ppo` and `table`: sums, three in ten demonstrations of
+    which are wrong, then trained against right or wrong.
 
     Args:
       **ppo: keys of the section `ppo`.
     """
-    config = _world(sections.arith_task(), defaults.model(width=64, num_layers=2))
+    task = sections.arith_task(below=30, wrong=0.3, prompts=700, heldout=200)
+    config = _world(task, defaults.model(width=64, num_layers=2))
     config.stages = ("sft", "ppo", "table")
     config.sft = sections.sft(
         3e-3,
-        steps=400,
+        steps=800,
         batch_size=64,
         optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=40),
     )
-    changes = dict(steps=60, batch_size=64, samples_per_prompt=4, eval_every=20)
+    changes = dict(
+        steps=60, batch_size=64, samples_per_prompt=4, eval_every=20, eval_prompts=200
+    )
     config.ppo = _learner(5e-4, "sft", **{**changes, **ppo})
     config.table = sections.table(
-        base="sft", reward_model="gold", best_of=4, prompts=512, samples=1
+        base="sft", reward_model="gold", best_of=4, prompts=0, samples=4
     )
     return config
 
@@ -71,7 +77,9 @@ def _world(task: ConfigDict, model: ConfigDict) -> ConfigDict:
 
 def _learner(learning_rate: float, policy: str, **changes: Any) -> ConfigDict:
     """A policy-gradient learner against gold; on-policy, without critic and KL."""
-    linear = defaults.optimizer(learning_rate, schedule="linear", name="adam")
+    linear = defaults.optimizer(
+        learning_rate, schedule="linear", name="adam", clip_norm=None
+    )
     values = dict(
         policy=policy,
         reference=policy,

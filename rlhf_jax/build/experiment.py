@@ -30,6 +30,7 @@ from rlhf_jax.build import (
 from rlhf_jax.build import context as contexts
 from rlhf_jax.build import seeds as seeding
 from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import retention, writers
@@ -49,8 +50,16 @@ PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
 
 
-def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]:
+def build(
+    config: Any, workdir: Path, stop: Stop, programs: Programs | None = None
+) -> tuple[Context, list[Stage]]:
     """Reads the whole config; nothing is trained and nothing written.
+
+    Args:
+      config: of the experiment.
+      workdir: folder of the run.
+      stop: set by SIGTERM.
+      programs: of other runs of the same study, or None.
 
     Raises:
       UserError: any key that is unknown, unread, of the wrong type or out of range.
@@ -60,9 +69,9 @@ def build(config: Any, workdir: Path, stop: Stop) -> tuple[Context, list[Stage]]
     names = root.names("stages")
     _check_names(names, root)
     seeds = seeding.seeds(root)
-    model_section = root.section("model")
     task, model = _task_and_model(root, seeds)
     context = _context(root, workdir, stop, task, model, seeds, plain, names)
+    context = context._replace(programs=programs or Programs())
     stages = []
     for name in names:
         section = root.section(name)
@@ -139,6 +148,7 @@ def _context(
         eval_scorers=root.names("eval_scorers"),
         user_scorer=_user_scorer(spec, task),
         gold_source=root.str("gold"),
+        programs=Programs(),
     )
 
 

@@ -37,13 +37,17 @@ def label(name: str, section: Section, context: Context) -> Stage:
         "heldout": section.int("heldout", 0) or len(task.heldout.records),
     }
     chunk = section.int("batch_size", 1)
-    sample = rollout.sampler(
-        network,
-        max_length=task.response_length,
-        stop_tokens=task.stop_tokens,
-        pad_token=task.tokenizer.pad_token,
-        temperature=temperature,
-        samples_per_prompt=responses,
+    sample = context.compiled(
+        "sampler",
+        (temperature, responses, repr(network.config), False),
+        lambda: rollout.sampler(
+            network,
+            max_length=task.response_length,
+            stop_tokens=task.stop_tokens,
+            pad_token=task.tokenizer.pad_token,
+            temperature=temperature,
+            samples_per_prompt=responses,
+        ),
     )
 
     def run() -> dict[str, Any]:

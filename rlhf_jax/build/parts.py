@@ -62,7 +62,7 @@ def keywords(
     own = section.section(name) if section.has(name) else Section({}, section.path)
     for key, bounds in RANGES.items():
         if own.has(key):
-            own.float(key, *bounds)
+            _in_range(own, key, bounds)
     result = own.keywords(factory, **given)
     known = ["exact", *kl.ESTIMATORS] if name in KL_TERMS else list(kl.ESTIMATORS)
     found = result.get("estimator")
@@ -75,6 +75,17 @@ def keywords(
         if isinstance(value, list):
             result[key] = tuple(value)
     return result
+
+
+def _in_range(own: Section, key: str, bounds: tuple[float | None, ...]) -> None:
+    """Checks a number, or the (low, high) of `clip_eps`; None is none."""
+    value = own.value(key)
+    pair = value if key == "clip_eps" and isinstance(value, tuple | list) else (value,)
+    for one in pair:
+        if one is not None or key != "clip_eps":
+            Section({key: one}, own.path).float(key, *bounds)
+    if len(pair) > 2:
+        raise UserError(f"{own.path}.{key}={value} has more than (low, high)")
 
 
 def shaping(section: Section, kl_coef: Any) -> RewardTransformation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from rlhf_jax.build import (
     parts,
     ppo_evaluation,
     ppo_settings,
+    programs,
     tracing,
 )
 from rlhf_jax.build.context import Context, Stage
@@ -62,6 +64,7 @@ def ppo(name: str, section: Section, context: Context) -> Stage:
         exact_kl=parts.needs_exact_kl(section),
         optimizers=optimizers,
         mix=ppo_settings.pretraining(section, context),
+        made_of=programs.of_ppo(section.values()),
     )
     combinations.check(section.path, section.values())
     context.policies[name] = stage.load
@@ -84,6 +87,7 @@ class _PPO(NamedTuple):
     exact_kl: bool
     optimizers: dict[str, optax.GradientTransformation]
     mix: ppo_settings.Pretraining | None
+    made_of: Mapping[str, Any]
 
     def run(self) -> dict[str, Any]:
         """Trains; gold, proxy and KL are in the evaluations."""
@@ -115,7 +119,7 @@ class _PPO(NamedTuple):
         numbers, greedy = self.numbers, None
         if numbers.greedy_responses:
             greedy = self.sampler(0.0, 1)
-        return algorithms.ppo(
+        built = algorithms.ppo(
             policy=self.policy,
             value=self.critic,
             initial=self.shapes,
@@ -139,21 +143,32 @@ class _PPO(NamedTuple):
             term_gradients=numbers.term_gradients,
             term_cosines=numbers.term_cosines,
         )
+        shared = self.context.compiled("ppo", self.made_of, lambda: built.programs)
+        return algorithms.sharing(built, shared)
 
     def sampler(self, temperature: float, samples: int) -> rollout.Sampler:
         """Draws responses to the task's prompts."""
         task = self.context.task
-        draw = rollout.sampler(
-            self.policy,
-            max_length=task.response_length,
-            stop_tokens=task.stop_tokens,
-            pad_token=task.tokenizer.pad_token,
-            temperature=temperature,
-            samples_per_prompt=samples,
+        draw = self.context.compiled(
+            "sampler",
+            (temperature, samples, repr(self.policy.config), self.shared_trunk),
+            lambda: rollout.sampler(
+                self.policy,
+                max_length=task.response_length,
+                stop_tokens=task.stop_tokens,
+                pad_token=task.tokenizer.pad_token,
+                temperature=temperature,
+                samples_per_prompt=samples,
+            ),
         )
         return (
             worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw
         )
+
+    @property
+    def shared_trunk(self) -> bool:
+        """Whether the value function is a head on the policy."""
+        return self.value is not None and self.critic is None
 
     def selection(self) -> algorithms.Selection | None:
         """Dynamic sampling, where the section asks for it."""

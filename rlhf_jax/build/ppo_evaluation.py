@@ -14,7 +14,7 @@ from rlhf_jax.build.context import Context
 from rlhf_jax.build.ppo_settings import Batches, Settings
 from rlhf_jax.studies import schema
 from rlhf_jax.training import loop
-from rlhf_jax.types import Scorer, TrainState
+from rlhf_jax.types import Network, Scorer, TrainState
 
 
 def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
@@ -99,6 +99,40 @@ class Evaluator(NamedTuple):
         ]
 
 
+def measuring(
+    context: Context,
+    network: Network,
+    scorers: dict[str, Scorer],
+    *,
+    temperature: float,
+    samples: int,
+    chunk_size: int,
+) -> Any:
+    """`rollout.evaluator` with the task's lengths and tokens, compiled once for all
+    runs of a study."""
+    task = context.task
+    settings: dict[str, Any] = dict(
+        temperature=temperature,
+        max_length=task.response_length,
+        stop_tokens=task.stop_tokens,
+        pad_token=task.tokenizer.pad_token,
+        samples_per_prompt=samples,
+    )
+    compiled = context.compiled(
+        "evaluation",
+        (settings, repr(network.config)),
+        lambda: rollout.evaluation_programs(network, **settings),
+    )
+    return rollout.evaluator(
+        network,
+        scorers,
+        chunk_size=chunk_size,
+        decode=task.tokenizer.decode,
+        compiled=compiled,
+        **settings,
+    )
+
+
 def evaluator(
     stage: str,
     built: algorithms.PPO,
@@ -109,15 +143,13 @@ def evaluator(
 ) -> Evaluator:
     """The evaluation of a PPO stage; its settings are never the training's."""
     task = context.task
-    measure = rollout.evaluator(
+    measure = measuring(
+        context,
         built.parts.policy,
         scorers(context, built.parts.scorer),
         temperature=numbers.eval_temperature,
-        max_length=task.response_length,
-        stop_tokens=task.stop_tokens,
-        pad_token=task.tokenizer.pad_token,
+        samples=1,
         chunk_size=numbers.eval_prompts,
-        decode=task.tokenizer.decode,
     )
     prompts = context.prompts(task.heldout, numbers.eval_prompts)
     return Evaluator(stage, built, frozen, context, numbers, batches, measure, prompts)

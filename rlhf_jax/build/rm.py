@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +33,14 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
     network = context.model.scalar(
         head=section.choice("head", models.HEADS), adapters=True
     )
-    learner = algorithms.reward_model(
+    made = algorithms.reward_model(
         network,
         initial=lambda key: models.trainable(network.init(key), context.model.lora)[1],
         loss=parts.loss(section),
         optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
+    learner = context.compiled("rm", section.values(), lambda: made)
     stage = _RewardModel(
         name=name,
         source=section.str("init"),
@@ -84,12 +86,14 @@ class _RewardModel(NamedTuple):
             batches=self.stream(training),
             steps=self.steps,
             init_from=lambda: {"reward": trainable},
-            evaluate=accuracy(self.network, base, batches),
+            evaluate=accuracy(self.measures.accuracy, base, batches),
             eval_every=self.eval_every,
         )
         variables = forward.merged(base, state.params["reward"])
         noise = label.noise(self.context, self.data)
-        judged = judge(scores_of(self.network, variables, batches), heldout, noise)
+        judged = judge(
+            scores_of(self.measures.scores, variables, batches), heldout, noise
+        )
         return judged | self.gain_and_bias(variables, training)
 
     def gain_and_bias(
@@ -99,7 +103,7 @@ class _RewardModel(NamedTuple):
         if not self.normalize:
             return {"gain": 1.0, "bias": 0.0}
         batches = list(self.stream(training, shuffle=False).epoch())
-        scores = scores_of(self.network, variables, batches)
+        scores = scores_of(self.measures.scores, variables, batches)
         return rewards.measure_gain_and_bias(scores.ravel())._asdict()
 
     def dataset(self, split: str) -> data.Dataset:
@@ -109,6 +113,11 @@ class _RewardModel(NamedTuple):
             return found
         rows = list(range(len(found.records)))[HALVES[self.half]]
         return found.subset(rows, found.name)
+
+    @property
+    def measures(self) -> Programs:
+        """Compiled measures on held-out rankings."""
+        return self.context.compiled("rm_measures", (), lambda: programs(self.network))
 
     def stream(self, found: data.Dataset, **settings: Any) -> Any:
         """Batches of whole rankings."""
@@ -140,11 +149,16 @@ class _RewardModel(NamedTuple):
         """The trained model with its gain and bias."""
         done = self.context.folder(self.name) / "done.json"
         result = json.loads(done.read_text())["result"]
+        network = self.context.model.scalar()
+        program = self.context.compiled(
+            "reward_model_scorer", (), lambda: rollout.reward_model_program(network)
+        )
         return rollout.reward_model_scorer(
-            self.context.model.scalar(),
+            network,
             self.load(),
             gain=result["gain"],
             bias=result["bias"],
+            program=program,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -158,15 +172,32 @@ class _RewardModel(NamedTuple):
         }
 
 
-def accuracy(
-    network: Network, frozen: Params, batches: list[RankingBatch]
-) -> loop.Evaluate:
-    """Accuracy and margin on held-out pairs, ties left out."""
+class Programs(NamedTuple):
+    """Compiled measures: pair accuracy of a batch, raw scores [B K] of a batch."""
 
-    @jax.jit
-    def measure(variables: Params, batch: RankingBatch) -> Any:
+    accuracy: Callable[[Params, RankingBatch], Any]
+    scores: Callable[[Params, RankingBatch], Any]
+
+
+def programs(network: Network) -> Programs:
+    """The measures of a reward model."""
+
+    def accuracy(variables: Params, batch: RankingBatch) -> Any:
         scores = forward.ranking_scores(network, variables, batch)
         return algorithms.pair_accuracy(scores, batch)
+
+    def scores(variables: Params, batch: RankingBatch) -> Any:
+        return forward.ranking_scores(network, variables, batch)
+
+    return Programs(jax.jit(accuracy), jax.jit(scores))
+
+
+def accuracy(
+    measure: Callable[[Params, RankingBatch], Any],
+    frozen: Params,
+    batches: list[RankingBatch],
+) -> loop.Evaluate:
+    """Accuracy and margin on held-out pairs, ties left out."""
 
     def evaluate(state: TrainState, step: int) -> loop.Evaluation:
         del step
@@ -180,10 +211,11 @@ def accuracy(
 
 
 def scores_of(
-    network: Network, variables: Params, batches: list[RankingBatch]
+    score: Callable[[Params, RankingBatch], Any],
+    variables: Params,
+    batches: list[RankingBatch],
 ) -> np.ndarray:
     """Raw scores float[N K] of all rows of some batches."""
-    score = jax.jit(lambda v, b: forward.ranking_scores(network, v, b))
     return np.concatenate([np.asarray(score(variables, batch)) for batch in batches])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -48,13 +49,14 @@ def _stage(
 ) -> Stage:
     steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
     network = context.model.language(adapters=True)
-    learner = algorithms.fine_tuning(
+    made = algorithms.fine_tuning(
         network,
         initial=lambda key: models.trainable(network.init(key), context.model.lora)[1],
         loss=parts.loss(section),
         optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
+    learner = context.compiled("sft", section.values(), lambda: made)
     stage = _FineTuning(
         name=name,
         source=section.str("init"),
@@ -137,7 +139,10 @@ class _FineTuning(NamedTuple):
         if self.heldout is None:
             return None
         batches = self.stream(self.heldout, shuffle=False, remainder="pad")
-        return heldout_loss(self.network, frozen, list(batches.epoch()))
+        measure = self.context.compiled(
+            "heldout_loss", (), lambda: loss_program(self.network)
+        )
+        return heldout_loss(measure, frozen, list(batches.epoch()))
 
     def describe(self) -> dict[str, Any]:
         """Shapes and arithmetic for `check`; no example is tokenized."""
@@ -153,16 +158,24 @@ class _FineTuning(NamedTuple):
         }
 
 
-def heldout_loss(
-    network: Network, frozen: Params, batches: list[SequenceBatch]
-) -> loop.Evaluate:
-    """Mean negative log-likelihood and perplexity of held-out response tokens."""
+def loss_program(network: Network) -> Callable[[Params, SequenceBatch], metrics.Mean]:
+    """Compiled mean negative log-likelihood of the targets of a batch."""
 
     @jax.jit
     def measure(variables: Params, batch: SequenceBatch) -> metrics.Mean:
         outputs = forward.language_outputs(network, variables, batch)
         target = losses.targets(batch)
         return metrics.mean(-outputs.logprobs, target.mask, target.weight)
+
+    return measure
+
+
+def heldout_loss(
+    measure: Callable[[Params, SequenceBatch], metrics.Mean],
+    frozen: Params,
+    batches: list[SequenceBatch],
+) -> loop.Evaluate:
+    """Mean negative log-likelihood and perplexity of held-out response tokens."""
 
     def evaluate(state: TrainState, step: int) -> loop.Evaluation:
         del step

@@ -92,16 +92,13 @@ class _Table(NamedTuple):
     ) -> rollout.Evaluation:
         """One policy on the held-out prompts."""
         task = self.context.task
-        evaluate = rollout.evaluator(
+        evaluate = ppo_evaluation.measuring(
+            self.context,
             self.context.model.language(),
             scorers,
             temperature=self.temperature,
-            max_length=task.response_length,
-            stop_tokens=task.stop_tokens,
-            pad_token=task.tokenizer.pad_token,
-            samples_per_prompt=samples,
+            samples=samples,
             chunk_size=self.batch_size,
-            decode=task.tokenizer.decode,
         )
         key = rng.named(rng.root(self.context.seeds.sampling), self.name, samples)
         prompts = self.context.prompts(task.heldout, self.prompts)

@@ -4,6 +4,7 @@ from rlhf_jax.rollout import best_of_n as best_of_n
 from rlhf_jax.rollout import evaluate as evaluate
 from rlhf_jax.rollout.evaluate import Evaluation as Evaluation
 from rlhf_jax.rollout.evaluate import evaluator as evaluator
+from rlhf_jax.rollout.evaluate import programs as evaluation_programs  # noqa: F401
 from rlhf_jax.rollout.generation import Machine as Machine
 from rlhf_jax.rollout.generation import SamplingState as SamplingState
 from rlhf_jax.rollout.generation import machine as machine
@@ -18,6 +19,7 @@ from rlhf_jax.rollout.scorers import mean as mean
 from rlhf_jax.rollout.scorers import mean_minus_std as mean_minus_std
 from rlhf_jax.rollout.scorers import mean_minus_variance as mean_minus_variance
 from rlhf_jax.rollout.scorers import minimum as minimum
+from rlhf_jax.rollout.scorers import reward_model_program as reward_model_program
 from rlhf_jax.rollout.scorers import reward_model_scorer as reward_model_scorer
 from rlhf_jax.rollout.scorers import sum_of as sum_of
 from rlhf_jax.rollout.scorers import world_scorer as world_scorer

@@ -72,9 +72,20 @@ def entry(
     return {"mean": estimate.mean, "se": estimate.se, "n": estimate.n}
 
 
-def evaluator(
+class Programs(NamedTuple):
+    """The compiled steps of an evaluation; they close over no array.
+
+    Attributes:
+      sample: the sampler.
+      measure: `(params, ref_params, rollout) -> (columns [B], metrics)`.
+    """
+
+    sample: Sampler
+    measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
+
+
+def programs(
     network: Network,
-    scorers: Mapping[str, Scorer],
     *,
     temperature: float | int,
     max_length: int,
@@ -84,39 +95,8 @@ def evaluator(
     top_k: int | None = None,
     top_p: float | int | None = None,
     samples_per_prompt: int = 1,
-    chunk_size: int = 64,
-    decode: text_scorers.Decode | None = None,
-) -> Callable[[Params, Params | None, PromptBatch, Array], Evaluation]:
-    """Build an evaluation of one network.
-
-      Args:
-        network: the language model.
-        scorers: scorers by column name (`gold`, `proxy` ...); never trained on here.
-        temperature: of the evaluation's sampling, 0 for greedy. KL and entropy
-    are
-        max_length: largest number of response tokens.
-        stop_tokens: ids that end a response.
-        pad_token: fills the rest.
-        min_length: tokens that must precede a stop token.
-        top_k: as in `sampler`.
-        top_p: as in `sampler`.
-        samples_per_prompt: G.
-        chunk_size: prompts per chunk; the last chunk is filled up and the filling
-          dropped.
-        decode: token ids -> text of the records; None keeps the ids.
-
-      Returns:
-        `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
-        `ref_params` there is no `kl`, `k1`, `k2`, `k3`.
-
-      Raises:
-        UserError: a scorer has the name of a measure, or a setting is out of range.
-    """
-    taken = sorted(set(scorers) & set(MEASURES))
-    if taken:
-        raise UserError(
-            f"scorers named {taken} would hide measures of that name; rename them"
-        )
+) -> Programs:
+    """The compiled steps of `evaluator`, whose arguments it takes."""
     sample = sampler(
         network,
         max_length=max_length,
@@ -136,6 +116,67 @@ def evaluator(
             min_length=min_length,
             stop_tokens=tuple(stop_tokens),
         )
+    )
+    return Programs(sample, measure)
+
+
+def evaluator(
+    network: Network,
+    scorers: Mapping[str, Scorer],
+    *,
+    temperature: float | int,
+    max_length: int,
+    stop_tokens: Sequence[int],
+    pad_token: int,
+    min_length: int = 0,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    samples_per_prompt: int = 1,
+    chunk_size: int = 64,
+    decode: text_scorers.Decode | None = None,
+    compiled: Programs | None = None,
+) -> Callable[[Params, Params | None, PromptBatch, Array], Evaluation]:
+    """Build an evaluation of one network.
+
+    Args:
+      network: the language model.
+      scorers: scorers by column name (`gold`, `proxy` ...); never trained on here.
+      temperature: of the evaluation's sampling, 0 for greedy; KL and entropy are those
+        of this distribution (at 0 of the unchanged softmax).
+      max_length: largest number of response tokens.
+      stop_tokens: ids that end a response.
+      pad_token: fills the rest.
+      min_length: tokens that must precede a stop token.
+      top_k: as in `sampler`.
+      top_p: as in `sampler`.
+      samples_per_prompt: G.
+      chunk_size: prompts per chunk; the last chunk is filled up and the filling
+        dropped.
+      decode: token ids -> text of the records; None keeps the ids.
+      compiled: `programs` of the same network and settings, or None.
+
+    Returns:
+      `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
+      `ref_params` there is no `kl`, `k1`, `k2`, `k3`.
+
+    Raises:
+      UserError: a scorer has the name of a measure, or a setting is out of range.
+    """
+    taken = sorted(set(scorers) & set(MEASURES))
+    if taken:
+        raise UserError(
+            f"scorers named {taken} would hide measures of that name; rename them"
+        )
+    sample, measure = compiled or programs(
+        network,
+        max_length=max_length,
+        stop_tokens=stop_tokens,
+        pad_token=pad_token,
+        temperature=temperature,
+        min_length=min_length,
+        top_k=top_k,
+        top_p=top_p,
+        samples_per_prompt=samples_per_prompt,
     )
     frozen = {name: scorer.init() for name, scorer in scorers.items()}
 

@@ -47,25 +47,34 @@ def last_token_scores(
     return jnp.take_along_axis(scalars, index[:, None], axis=1)[:, 0]
 
 
-def reward_model_scorer(
-    network: Network,
-    variables: Params,
-    *,
-    gain: float | int = 1.0,
-    bias: float | int = 0.0,
-) -> Scorer:
-    """A reward model that shares the policy's tokens.
-
-    score = gain * r(prompt, response) + bias, r read at the last real token. Gain and
-    bias are fixed numbers measured under the reference (Ziegler et al. 2019, N+
-    implementation details, detail 9), so they cannot follow the policy's drift.
-    """
+def reward_model_program(network: Network) -> Callable[[Any, Rollout], Array]:
+    """The compiled step of a `reward_model_scorer`; it closes over no array."""
 
     @jax.jit
     def score(frozen: Any, rollout: Rollout) -> Array:
         inputs = scoring.sequences(rollout)
         raw = last_token_scores(network, frozen["variables"], inputs)
         return (frozen["gain"] * raw + frozen["bias"]).astype(jnp.float32)
+
+    return score
+
+
+def reward_model_scorer(
+    network: Network,
+    variables: Params,
+    *,
+    gain: float | int = 1.0,
+    bias: float | int = 0.0,
+    program: Callable[[Any, Rollout], Array] | None = None,
+) -> Scorer:
+    """A reward model that shares the policy's tokens.
+
+    score = gain * r(prompt, response) + bias, r read at the last real token. Gain and
+    bias are fixed numbers measured under the reference (Ziegler et al. 2019, N+
+    implementation details, detail 9), so they cannot follow the policy's drift.
+    `program` is that of another reward model of the same network, or None.
+    """
+    score = reward_model_program(network) if program is None else program
 
     def init() -> Any:
         return {
