@@ -161,7 +161,7 @@ def test_neither_split_nor_order_of_the_rows_matters(name, case, rows):
 @pytest.mark.identity("I3")
 @pytest.mark.parametrize("name", COUPLED)
 def test_preparing_each_part_by_itself_is_not_the_same(name, case, rows):
-    """The bug: the batch's statistic from each microbatch alone."""
+    """The bug, a statistic of each microbatch for the batch's, changes the loss."""
     outputs, batch = case(name, seed=3)
     (whole, _), _ = run(name)(outputs, batch)
     parts = [np.arange(start, 8, 2) for start in (0, 1)]
