@@ -1,4 +1,10 @@
-"""Small worlds with a known gold reward."""
+"""Small worlds with a known gold reward.
+
+`enumerable` worlds (E64, E32k) have few enough responses to sum over: exact optimum,
+exact KL, and with `fixed_points` the point where each relative of PPO really ends.
+`tabular` networks put them under any learner. `key_lm` and `arith_lm` are small
+language tasks; `annotators` label with known truth.
+"""
 
 from rlhf_jax.worlds import annotators as annotators
 from rlhf_jax.worlds import arith_lm as arith_lm

@@ -32,6 +32,7 @@ Everything runs on the host in float64.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -39,7 +40,7 @@ from jaxtyping import Float
 from rlhf_jax.errors import UserError
 from rlhf_jax.worlds import enumerable, expected, groups, prefixes
 from rlhf_jax.worlds.enumerable import Vector, World
-from rlhf_jax.worlds.relatives import Relative, check, described
+from rlhf_jax.worlds.relatives import NAMES, Relative, check, described
 from rlhf_jax.worlds.relatives import relative as relative
 
 SAMPLED_TOLERANCE = 1e-4
@@ -101,6 +102,48 @@ def field(
 ) -> Float[np.ndarray, "R V"]:
     """The expected update of a relative (ascent), before any optimizer."""
     return expected.expected_gradient(logits, coefficients(world, logits, check(found)))
+
+
+class Row(NamedTuple):
+    """One line of `table`.
+
+    Attributes:
+      name: of the relative, see `relatives.relative`.
+      tv_to_tilt: total variation of its fixed point to the tilt.
+      gold: expected gold there.
+      kl: KL to the reference there, nats.
+      j_gap: what J lacks to its maximum there.
+    """
+
+    name: str
+    tv_to_tilt: float
+    gold: float
+    kl: float
+    j_gap: float
+
+
+def table(world: World, beta: float, group: float | None = None) -> list[Row]:
+    """Every relative of `relatives.NAMES` and the fixed point that it really has.
+
+    Args:
+      world: the world.
+      beta: weight of the KL, positive.
+      group: as in `Relative`.
+    """
+    star, reference = enumerable.tilt(world, beta), enumerable.reference(world)
+    best, rows = enumerable.best_objective(world, beta), []
+    for name in NAMES:
+        pi = solve(world, relative(name, beta, group))
+        rows.append(
+            Row(
+                name=name,
+                tv_to_tilt=enumerable.total_variation(pi, star),
+                gold=float(pi @ world.gold),
+                kl=enumerable.kl(pi, reference),
+                j_gap=best - enumerable.objective(world, pi, beta),
+            )
+        )
+    return rows
 
 
 def solve(

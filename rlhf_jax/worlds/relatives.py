@@ -16,6 +16,20 @@ ESTIMATORS = ("k1", "k2", "k3", "k3_with_k2_gradient", "exact")
 LEVELS = ("token", "sequence")
 
 
+NAMES = (
+    "reward/k1",
+    "loss/sequence/k2",
+    "loss/token/k2",
+    "loss/token/k3_with_k2_gradient",
+    "loss/token/exact",
+    "loss/token/k3",
+    "loss/sequence/k3",
+    "loss/token/k1",
+    "none",
+)
+"""Relatives that end somewhere, those that end at the tilt first."""
+
+
 class Relative(NamedTuple):
     """What of a method decides where it ends.
 

@@ -54,6 +54,7 @@ def stage(section, task=TASK, **policies):
 
 @pytest.mark.identity("C2")
 def test_the_tilt_is_at_distance_zero_from_itself():
+    """At the tilt J is beta log Z, and gold is what the frontier has at its KL."""
     found = stage({}, ppo=enumerable.tilt(E64, 0.3)).run()
     assert found["tv"] == found["tv_to_tilt"] < 1e-6
     assert found["j"] == pytest.approx(found["j_star"], abs=1e-5)

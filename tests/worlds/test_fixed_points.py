@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.rollout import best_of_n
-from rlhf_jax.worlds import enumerable, expected, fixed_points, groups, relatives
+from rlhf_jax.worlds import enumerable, fixed_points, groups, relatives
 from rlhf_jax.worlds.relatives import Relative, relative
 
 WORLDS = [enumerable.e64(seed) for seed in range(3)]
@@ -218,52 +217,31 @@ def test_groups_in_a_large_world_are_interpolated():
     assert np.all(np.diff(found[np.argsort(world.gold)]) > -1e-12)
 
 
-def test_the_expected_gradient_is_that_of_autodiff():
-    """Sum of probability times coefficient times score, by finite differences."""
-    w = np.random.default_rng(2).normal(size=(64, 3))
-    pi = enumerable.distribution(TABLE)
-    found = expected.expected_gradient(TABLE, w)
-    for row, token in [(0, 1), (3, 0), (20, 3)]:
-        step = np.zeros_like(TABLE)
-        step[row, token] = 1e-6
-        up, down = (enumerable.token_logprobs(TABLE + s * step) for s in (1, -1))
-        slope = np.sum(pi[:, None] * w * (up - down)) / 2e-6
-        assert found[row, token] == pytest.approx(slope, abs=1e-8)
-
-
-def test_prefixes_are_reached_with_their_probability():
-    pi = enumerable.distribution(TABLE)
-    found = expected.reached(TABLE)
-    assert found[0] == 1.0
-    np.testing.assert_allclose(found[1:5], pi.reshape(4, 16).sum(1), atol=1e-12)
-    np.testing.assert_allclose(found[5:], pi.reshape(16, 4).sum(1), atol=1e-12)
-
-
-@pytest.mark.identity("C35")
-def test_imitating_best_of_n_ends_at_best_of_n():
-    """Fine-tuning on the best of n of infinitely many samples (RAFT) ends at pi_n:
-    pi_n is where the expected update of -log pi(best of n) vanishes, and any other
-    distribution has a larger KL(pi_n || pi)."""
-    reference = np.exp(E64.reference)
-    kept = best_of_n.pmf(reference, E64.gold, 4)
-    logits = enumerable.conditionals(reference, 4)
-    after = np.exp(enumerable.conditionals(kept, 4))
-    weight = expected.reached(np.log(after))[:, None]
-    for _ in range(4000):  # ascent of E_{y ~ pi_n} log pi(y)
-        pi = np.exp(logits - logits.max(1, keepdims=True))
-        pi /= pi.sum(1, keepdims=True)
-        logits += 0.5 * (after - pi) * (weight > 0)
-    found = enumerable.distribution(logits)
-    assert distance(found, kept) < 1e-3
-    assert enumerable.kl(kept, found) < enumerable.kl(kept, reference)
-
-
 def test_e32k_is_solved_too():
     world = enumerable.e32k(0)
     found = fixed_points.solve(world, relative("loss/sequence/k2", 0.5))
     assert distance(found, enumerable.tilt(world, 0.5)) < 1e-6
     token = fixed_points.solve(world, relative("loss/token/k2", 0.5))
     assert distance(token, by_levels(world, 0.5, choose_k2)) < 1e-9
+
+
+@pytest.mark.identity("C2", "C3")
+def test_the_table_of_relatives():
+    """Which relatives end at the tilt, and what the others lose: J misses its maximum
+    by beta KL(pi || tilt)."""
+    rows = {row.name: row for row in fixed_points.table(E64, 0.3)}
+    assert set(rows) == set(relatives.NAMES)
+    tilted = {name for name, row in rows.items() if row.tv_to_tilt < 1e-6}
+    assert tilted == {"reward/k1", "loss/sequence/k2"}
+    star = enumerable.tilt(E64, 0.3)
+    for name, row in rows.items():
+        pi = fixed_points.solve(E64, relative(name, 0.3))
+        assert row.j_gap == pytest.approx(0.3 * enumerable.kl(pi, star), abs=1e-6)
+        assert row.gold <= enumerable.frontier(E64, row.kl) + 1e-6
+    # to be quoted, rounded
+    assert rows["loss/token/k2"].tv_to_tilt == pytest.approx(0.218, abs=1e-3)
+    assert rows["loss/token/k3"].tv_to_tilt == pytest.approx(0.227, abs=1e-3)
+    assert rows["none"].tv_to_tilt == pytest.approx(0.708, abs=1e-3)
 
 
 def test_names_and_words():

@@ -1,73 +1,30 @@
 """C17: each estimator's expected gradient, summed over all responses and all groups.
 
-The library's own estimators and loss terms run on every response (or every group of
-two) of E64 at once; probabilities are then summed over in float64 and compared with the
-gradient of the exact objective. Gold is rounded to 1/1024, which float32 holds exactly.
+The library's own estimators run on every response (or every group of two) of E64 at
+once; probabilities are then summed over in float64 and compared with the gradient of
+the exact objective.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from rlhf_jax import advantages, losses
-from rlhf_jax.rollout import best_of_n, scoring
-from rlhf_jax.types import (
-    Advantages,
-    Experience,
-    PolicyOutputs,
-    PromptBatch,
-    Rewards,
-    Rollout,
-    Trajectory,
+from every_response import (
+    GOLD,
+    PI,
+    TABLE,
+    WORLD,
+    cosine,
+    exact,
+    gradient,
+    rewards,
+    same,
+    trajectory,
 )
-from rlhf_jax.worlds import enumerable, expected, fixed_points, relatives, tabular
 
-WORLD = enumerable.e64(0)
-GOLD = np.round(WORLD.gold * 1024) / 1024
-TABLE = np.random.default_rng(5).normal(size=(21, 4))
-PI = enumerable.distribution(TABLE)
-LENGTHS = np.where(enumerable.contents(4, 3)[:, 0] == 0, 1, 3)
-"""Ragged: a response that begins with token 0 ends there."""
-
-
-def exact(reward=GOLD):
-    """Gradient of E r by autodiff in float64."""
-
-    def objective(table):
-        logprobs = jax.nn.log_softmax(table, axis=1)
-        at = enumerable.rows(4, 3), enumerable.contents(4, 3)
-        return jnp.sum(jnp.exp(jnp.sum(logprobs[at], axis=1)) * reward)
-
-    with jax.enable_x64(True):
-        return np.asarray(jax.grad(objective)(jnp.asarray(TABLE)))
-
-
-def trajectory(scores, mask=None, values=None, weight=None):
-    """Rows of E64 with the mathematical fields that estimators read."""
-    count = len(scores)
-    mask = np.ones((count, 3), bool) if mask is None else mask
-    zeros = jnp.zeros((count, 3), jnp.float32)
-    last = mask & (np.arange(3)[None, :] == mask.sum(1, keepdims=True) - 1)
-    return Trajectory(
-        mask=jnp.asarray(mask),
-        logprobs=zeros,
-        old_logprobs=zeros,
-        ref_logprobs=zeros,
-        values=values,
-        scores=jnp.asarray(scores, jnp.float32),
-        terminal=jnp.asarray(last),
-        truncated=jnp.zeros(count, bool),
-        policy_version=jnp.zeros(count, jnp.int32),
-        example_id=jnp.zeros(count, jnp.int32),
-        weight=jnp.ones(count) if weight is None else jnp.asarray(weight, jnp.float32),
-    )
-
-
-def rewards(found):
-    """The score on the last token."""
-    tokens = jnp.where(found.terminal, found.scores[:, None], 0.0)
-    return Rewards(found.scores, tokens)
+from rlhf_jax import advantages
+from rlhf_jax.rollout import best_of_n
+from rlhf_jax.worlds import enumerable, expected, fixed_points, relatives
 
 
 def estimate(estimator, found):
@@ -92,24 +49,13 @@ def pairs(estimator):
 
     def single(pair):
         found = like._replace(scores=pair)
-        return estimator.update(rewards(found), estimator.init(), found)[0].advantages
+        result, _ = estimator.update(rewards(found), estimator.init(), found)
+        return result.advantages
 
     found = np.asarray(jax.vmap(single)(scores), np.float64).reshape(64, 64, 2, 3)
     as_first = np.einsum("abt,b->at", found[:, :, 0], PI)
     as_second = np.einsum("bat,b->at", found[:, :, 1], PI)
     return 0.5 * (as_first + as_second)
-
-
-def gradient(coefficients):
-    return expected.expected_gradient(TABLE, coefficients)
-
-
-def cosine(a, b):
-    return np.sum(a * b) / np.sqrt(np.sum(a**2) * np.sum(b**2))
-
-
-def same(found, wanted, tolerance=1e-8):
-    np.testing.assert_allclose(found, wanted, atol=tolerance)
 
 
 @pytest.mark.identity("C17")
@@ -203,133 +149,3 @@ def test_whitening_is_biased():
     assert cosine(gradient(pairs(white)), exact()) < 0.999
     reward_to_go = advantages.whitened(advantages.leave_one_out(2), shift_mean=False)
     assert cosine(gradient(pairs(reward_to_go)), exact()) < 0.999
-
-
-def ragged_mask():
-    return np.arange(3)[None, :] < LENGTHS[:, None]
-
-
-def batch(mask, weight, sequence_advantages):
-    """All 64 responses as a minibatch at ratio 1."""
-    variables = {"params": {"table": jnp.asarray(TABLE, jnp.float32)}}
-    real = jnp.asarray(mask)
-    prompt = PromptBatch(
-        tokens=jnp.ones((64, 1), jnp.int32),
-        mask=jnp.ones((64, 1), bool),
-        example_id=jnp.zeros(64, jnp.int32),
-        weight=jnp.asarray(weight, jnp.float32),
-    )
-    found = trajectory(GOLD, mask, weight=weight)
-    rollout = Rollout(
-        prompt=prompt,
-        tokens=jnp.asarray(enumerable.sequences(WORLD)),
-        mask=real,
-        logprobs=jnp.zeros((64, 3), jnp.float32),
-        terminal=found.terminal,
-        truncated=found.truncated,
-    )
-    network = tabular.policy(WORLD)
-    old = scoring.response_logprobs(network, variables, rollout).logprobs
-    found = found._replace(old_logprobs=old, logprobs=old)
-    spread = jnp.where(real, jnp.asarray(sequence_advantages, jnp.float32)[:, None], 0)
-    experience = Experience(rollout, found, rewards(found), Advantages(spread, spread))
-    return network, variables, experience
-
-
-def loss_gradient(term, reduction, mask, sequence_advantages=GOLD):
-    """-d loss / d table by autodiff through network, scoring, term and reduction."""
-    network, variables, experience = batch(mask, PI, sequence_advantages)
-    loss = losses.combine(policy=losses.Term(term), reduction=reduction)
-    prepared, _ = loss.prepare(experience, loss.init())
-
-    def value(variables):
-        scored = scoring.response_logprobs(network, variables, experience.rollout)
-        outputs = PolicyOutputs(scored.logprobs, scored.entropy, scored.logsumexp)
-        step = jnp.zeros((), jnp.int32)
-        return loss.apply(outputs, experience, prepared, step)[0]
-
-    found = jax.grad(value)(variables)["params"]["table"]
-    return -np.asarray(found, np.float64)
-
-
-TERMS = {
-    "policy_gradient": losses.policy_gradient(),
-    "clipped_surrogate": losses.clipped_surrogate(0.2),
-    "gspo": losses.clipped_surrogate(0.2, level="sequence"),
-    "cispo": losses.clipped_weight(),
-}
-
-
-@pytest.mark.identity("C17", "C19")
-@pytest.mark.parametrize("name", TERMS)
-def test_every_policy_term_has_the_exact_gradient_when_summed(name):
-    """On-policy, summed over tokens, ragged or not: the gradient of E r. A sequence
-    ratio, exp of a mean, counted at each token, is no exception."""
-    for mask in (np.ones((64, 3), bool), ragged_mask()):
-        mean = (PI * GOLD).reshape(4, 16).sum(1) / PI.reshape(4, 16).sum(1)
-        reward = GOLD
-        if not mask.all():  # what ends after token 0 has one reward
-            reward = np.where(LENGTHS == 1, np.round(mean[0] * 1024) / 1024, GOLD)
-        found = loss_gradient(TERMS[name], losses.sum_over(1.0), mask, reward)
-        same(found, exact(reward), 1e-6)
-
-
-@pytest.mark.identity("C17", "B13")
-@pytest.mark.parametrize("name", ["policy_gradient", "gspo"])
-def test_a_mean_over_the_tokens_of_a_sequence_rescales_by_its_length(name):
-    """sequence_mean (GRPO, GSPO) has the gradient with advantages over lengths."""
-    mask = ragged_mask()
-    found = loss_gradient(TERMS[name], losses.sequence_mean, mask)
-    wanted = np.where(mask, (GOLD / LENGTHS)[:, None], 0.0)
-    same(found, gradient(wanted), 1e-6)
-    unscaled = gradient(np.where(mask, GOLD[:, None], 0.0))
-    assert cosine(found, unscaled) < 0.99
-
-
-@pytest.mark.identity("C17", "B13")
-def test_a_mean_over_all_tokens_divides_by_the_mean_length():
-    """token_mean over infinitely many responses: the gradient over E |y|. In a batch
-    of two, a response next to a long one counts less."""
-    mask = ragged_mask()
-    found = loss_gradient(TERMS["policy_gradient"], losses.token_mean, mask)
-    summed = gradient(np.where(mask, GOLD[:, None], 0.0))
-    same(found, summed / (PI @ LENGTHS), 1e-6)
-    share = (2.0 / (LENGTHS[:, None] + LENGTHS[None, :])) @ PI
-    of_two = gradient(np.where(mask, (GOLD * share)[:, None], 0.0))
-    assert cosine(of_two, summed) < 0.999
-
-
-@pytest.mark.identity("C17", "B31")
-def test_kl_terms_have_the_gradients_of_their_fields():
-    """The library's KL losses move the table as `worlds.fixed_points` says."""
-    reference = np.asarray(tabular.reference_table(WORLD), np.float64)
-    ref = jnp.asarray(enumerable.token_logprobs(reference), jnp.float32)
-    network, variables, experience = batch(np.ones((64, 3), bool), PI, GOLD)
-    moved = experience.trajectory._replace(ref_logprobs=ref)
-    experience = experience._replace(trajectory=moved)
-    frozen = {"params": {"table": jnp.asarray(reference, jnp.float32)}}
-
-    def kl_gradient(estimator, level):
-        term = losses.kl_to_reference(estimator, level)
-        loss = losses.combine(kl=losses.Term(term), reduction=losses.sum_over(1.0))
-        prepared, _ = loss.prepare(experience, loss.init())
-
-        def value(variables):
-            rollout = experience.rollout
-            scored = scoring.response_logprobs(network, variables, rollout)
-            divergence = scoring.exact_kl(network, variables, frozen, rollout)
-            outputs = PolicyOutputs(
-                scored.logprobs, scored.entropy, scored.logsumexp, divergence
-            )
-            step = jnp.zeros((), jnp.int32)
-            return loss.apply(outputs, experience, prepared, step)[0]
-
-        return np.asarray(jax.grad(value)(variables)["params"]["table"], np.float64)
-
-    kinds = [("k1", "token"), ("k2", "token"), ("k3", "token"), ("exact", "token")]
-    kinds += [("k3_with_k2_gradient", "token"), ("k2", "sequence"), ("k3", "sequence")]
-    silent = WORLD._replace(gold=np.zeros(64))
-    for estimator, level in kinds:
-        held = relatives.relative(f"loss/{level}/{estimator}", 1.0)
-        field = fixed_points.field(silent, TABLE, held)
-        same(-kl_gradient(estimator, level), field, 2e-6)
