@@ -18,6 +18,8 @@ batch               terms                            `Term(..., prepare=...)`
   no reference      orpo simpo cpo slic chosen_nll   none
                     aot                              `aot_matching`
                     aot_unpaired                     `aot_unpaired_matching`
+                    kto_pairs                        `pairs_reference_point`
+                    bco_pairs                        `pairs_running_mean(beta)`
   (any K)           plackett_luce_dpo                none
 `LabelBatch`        kto                              `reference_point`
                     bco                              `running_mean(beta)`
@@ -120,6 +122,13 @@ from rlhf_jax.losses.preference.unpaired import (
     reference_point,
     running_mean,
 )
+from rlhf_jax.losses.preference.unpairing import (
+    bco_pairs,
+    kto_pairs,
+    labels_of_pairs,
+    pairs_reference_point,
+    pairs_running_mean,
+)
 
 __all__ = [
     "LabelBatch",
@@ -142,6 +151,7 @@ __all__ = [
     "apo_zero_loss",
     "bco",
     "bco_loss",
+    "bco_pairs",
     "cdpo",
     "cdpo_loss",
     "chosen_nll",
@@ -167,6 +177,8 @@ __all__ = [
     "jensen_shannon_dpo",
     "kto",
     "kto_loss",
+    "kto_pairs",
+    "labels_of_pairs",
     "length_penalized_dpo",
     "length_penalized_dpo_loss",
     "log_odds",
@@ -179,6 +191,8 @@ __all__ = [
     "orpo",
     "orpo_loss",
     "pair_term",
+    "pairs_reference_point",
+    "pairs_running_mean",
     "plackett_luce_dpo",
     "plackett_luce_dpo_loss",
     "reference_point",

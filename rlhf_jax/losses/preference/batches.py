@@ -39,6 +39,8 @@ class PreferenceBatch(NamedTuple):
         term does.
       example_id: int32[B].
       weight: float32[B].
+      mismatched_logprobs: float32[B K] or None, see `LabelBatch`: for `kto_pairs`.
+      mismatched_ref_logprobs: float32[B K] or None, the same of the reference policy.
     """
 
     ranks: Array
@@ -47,6 +49,8 @@ class PreferenceBatch(NamedTuple):
     policy_logprobs: Array | None
     example_id: Array
     weight: Array
+    mismatched_logprobs: Array | None = None
+    mismatched_ref_logprobs: Array | None = None
 
 
 class LabelBatch(NamedTuple):

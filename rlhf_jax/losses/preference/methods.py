@@ -15,6 +15,7 @@ from rlhf_jax.losses.preference import (
     terms,
     transport,
     unpaired,
+    unpairing,
 )
 
 
@@ -40,6 +41,11 @@ class Method(NamedTuple):
 
 _BEFORE = ("policy_logprobs",)
 _MISMATCHED = ("mismatched_logprobs", "mismatched_ref_logprobs")
+
+
+def _beta(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name == "beta"}
+
 
 METHODS: dict[str, Method] = {
     "dpo": Method(terms.dpo),
@@ -85,9 +91,17 @@ METHODS: dict[str, Method] = {
         unpaired.bco,
         batch="labels",
         before=_BEFORE,
-        prepare=lambda options: unpaired.running_mean(
-            **{name: value for name, value in options.items() if name == "beta"}
-        ),
+        prepare=lambda options: unpaired.running_mean(**_beta(options)),
+    ),
+    "kto_pairs": Method(
+        unpairing.kto_pairs,
+        before=_MISMATCHED,
+        prepare=lambda options: unpairing.pairs_reference_point,
+    ),
+    "bco_pairs": Method(
+        unpairing.bco_pairs,
+        before=_BEFORE,
+        prepare=lambda options: unpairing.pairs_running_mean(**_beta(options)),
     ),
 }
 """All methods of this package that need nothing but numbers to be made."""

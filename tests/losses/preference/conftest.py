@@ -20,6 +20,7 @@ def preferences():
         draw = np.random.default_rng(seed)
         ranks = np.asarray(ranks, np.int32)
         policy = -draw.gamma(4.0, 5.0, ranks.shape).astype(dtype)
+        drift = np.random.default_rng(seed + 1).gamma(1.0, 1.0, ranks.shape)
         batch = preference.PreferenceBatch(
             ranks=ranks,
             ref_logprobs=(policy + draw.normal(0, 3, ranks.shape)).astype(dtype),
@@ -27,6 +28,8 @@ def preferences():
             policy_logprobs=policy,
             example_id=np.arange(len(ranks), dtype=np.int32),
             weight=draw.uniform(0.5, 2.0, len(ranks)).astype(dtype),
+            mismatched_logprobs=policy[::-1],
+            mismatched_ref_logprobs=(policy[::-1] - drift).astype(dtype),
         )
         return _device((preference.PreferenceOutputs(policy), batch))
 

@@ -47,8 +47,10 @@ TERMS = {
     "plackett_luce_dpo": losses.Term(p.plackett_luce_dpo()),
     "kto": losses.Term(p.kto(desirable_weight=1.3), prepare=p.reference_point),
     "bco": losses.Term(p.bco(), prepare=p.running_mean()),
+    "kto_pairs": losses.Term(p.kto_pairs(), prepare=p.pairs_reference_point),
+    "bco_pairs": losses.Term(p.bco_pairs(), prepare=p.pairs_running_mean()),
 }
-COUPLED = ("aot", "aot_unpaired", "kto", "bco")
+COUPLED = ("aot", "aot_unpaired", "kto", "bco", "kto_pairs", "bco_pairs")
 
 
 def test_every_exported_term_is_in_the_family():
@@ -58,7 +60,8 @@ def test_every_exported_term_is_in_the_family():
         "PreferenceOutputs", "method", "term",
         "alpha_divergence", "aot_matching", "aot_unpaired_matching", "forward_kl",
         "jensen_shannon", "log_odds", "mismatched", "pair_term", "reference_point",
-        "running_mean", "sequence_logprobs", "split_pairs",
+        "running_mean", "sequence_logprobs",
+        "labels_of_pairs", "pairs_reference_point", "pairs_running_mean", "split_pairs",
     }  # fmt: skip
     found = {name for name in p.__all__ if not name.endswith("_loss")}
     assert found == others | set(TERMS) | {
@@ -244,7 +247,7 @@ def test_coupled_terms_say_what_they_need(name, case):
     with pytest.raises(UserError, match=rf"Term\({name}\(...\), prepare="):
         alone.apply(outputs, batch, prepared, 0)
     loss = loss_of(name)
-    missing = "mismatched_logprobs" if name == "kto" else "policy_logprobs"
+    missing = "mismatched_logprobs" if "kto" in name else "policy_logprobs"
     with pytest.raises(UserError, match=missing):
         loss.prepare(batch._replace(**{missing: None}), loss.init())
 
@@ -332,6 +335,33 @@ def test_running_mean_is_the_mean_of_all_rewards(labels):
         np.testing.assert_allclose(delta, np.mean(seen), rtol=1e-5)
         np.testing.assert_allclose(delta, trl_mean, rtol=1e-5)
     assert float(state.count) == 15
+
+
+@pytest.mark.parametrize("name", ["kto", "bco"])
+def test_pairs_are_their_two_responses(name, preferences):
+    """A pair's loss is the mean over its responses, labeled by the order."""
+    outputs, batch = preferences(4, PAIRS)
+    flat = p.labels_of_pairs(batch)
+    assert list(flat.labels[:4]) == [True, False, False, True]
+    assert list(flat.mask[6:10]) == [False, False, True, True]
+    (value, report), gradient = run(name + "_pairs")(outputs, batch)
+    single = preference.PreferenceOutputs(outputs.logprobs.reshape(-1))
+    if name == "kto":  # this family's kto weighs good responses by 1.3
+        flat_loss = losses.combine(
+            term=losses.Term(p.kto(), prepare=p.reference_point),
+            reduction=losses.sequence_mean,
+        )
+    else:
+        flat_loss = loss_of(name)
+    prepared, _ = flat_loss.prepare(flat, flat_loss.init())
+    expected, slope = jax.jit(
+        jax.value_and_grad(
+            lambda x: flat_loss.apply(single._replace(logprobs=x), flat, prepared, 0)[0]
+        )
+    )(single.logprobs)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient.reshape(-1), slope, rtol=1e-5, atol=1e-8)
+    assert metrics.finish(report)["preference/chosen_reward"] != 0
 
 
 def test_metrics_speak_of_implicit_rewards(preferences):
