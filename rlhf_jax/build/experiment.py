@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +24,7 @@ from rlhf_jax.build import (
     references,
     rm,
     sft,
+    summarizing,
     table,
     tasks,
 )
@@ -218,66 +219,67 @@ def _settings(
 
 
 def run(config: Any, workdir: Path) -> int:
-    """Runs all stages, or what is missing of them; returns the exit code.
+    """`execute`, then the report and a closing word; returns the exit code.
+
+    Raises:
+      UserError: bad input, or a workdir that holds another experiment.
+    """
+    code = execute(config, workdir)
+    if code != 0:
+        return code
+    if config.logging.report:
+        from rlhf_jax.studies import report
+
+        report.write([workdir], workdir / "report.html")
+    print(summarizing.closing(workdir))
+    return 0
+
+
+def execute(
+    config: Any,
+    workdir: Path,
+    *,
+    programs: Programs | None = None,
+    only: tuple[str, ...] | None = None,
+    shared: Mapping[str, Path] | None = None,
+) -> int:
+    """Runs the stages, or what is missing of them; returns the exit code.
+
+    Args:
+      config: of the experiment.
+      workdir: folder of the run.
+      programs: compiled programs of other runs of the process, or None.
+      only: names of the stages to run, or None for all.
+      shared: stage -> its folder in another run that has done it, to point there.
 
     Raises:
       UserError: bad input, or a workdir that holds another experiment.
     """
     with Stop() as stop:
-        context, stages = build(config, workdir, stop)
+        context, stages = build(config, workdir, stop, programs)
         claiming.claim(workdir, config.to_dict(), context.settings, _settings)
+        for name, source in (shared or {}).items():
+            _link(source, workdir / name)
         context.writers.extend(_open_writers(config, workdir))
         try:
             for stage in stages:
+                if only is not None and stage.name not in only:
+                    continue
                 if contexts.result_of(context, stage.name) is None:
                     logging.info("stage %s", stage.name)
                     began = time.monotonic()
                     contexts.finish(context, stage.name, stage.run(), began)
-                summarize(context, stages, config)
+                summarizing.summarize(context, stages, config)
         except Preempted as stopped:
             logging.info("%s; the same command continues", stopped)
             return PREEMPTED
         finally:
             for writer in context.writers:
                 writer.close()
-    if config.logging.report:
-        from rlhf_jax.studies import report
-
-        report.write([workdir], workdir / "report.html")
-    print(_closing(workdir))
     return 0
 
 
-def summarize(context: Context, stages: list[Stage], config: Any) -> None:
-    """Writes `summary.json` from the results of the stages done so far."""
-    summary: dict[str, Any] = {"seconds_by_stage": {}, "stages": {}}
-    for stage in stages:
-        path = context.folder(stage.name) / "done.json"
-        if not path.is_file():
-            continue
-        record = json.loads(path.read_text())
-        summary["seconds_by_stage"][stage.name] = record["seconds"]
-        kind = config[stage.name].kind
-        if kind in ("table", "pydoc_summary", "exact"):
-            summary.update(record["result"])
-        elif kind == "rm" and "reward_model" not in summary:
-            summary["reward_model"] = record["result"]
-        else:
-            summary["stages"][stage.name] = record["result"]
-    contexts.write_json(context.workdir / "summary.json", summary)
-
-
-def _closing(workdir: Path) -> str:
-    """What a run says at its end."""
-    summary = json.loads((workdir / "summary.json").read_text())
-    lines = []
-    for row, columns in summary.get("table", {}).items():
-        shown = [
-            f"{name} {columns[name]['mean']:.3f} ± {columns[name]['se']:.3f}"
-            for name in ("gold", "proxy", "kl", "length")
-            if name in columns
-        ]
-        lines.append(f"{row:>12}  " + "  ".join(shown))
-    lines.append(summary.get("verdict", "done"))
-    lines.append(f"report: {workdir / 'report.html'}")
-    return "\n".join(lines)
+def _link(source: Path, place: Path) -> None:
+    """Makes a stage folder point to that of another run."""
+    if not place.is_symlink():
+        place.symlink_to(os.path.relpath(source, place.parent))

@@ -73,8 +73,9 @@ class Evaluator(NamedTuple):
     def _traced(self, step: int, state: TrainState) -> list[Any]:
         """Token-by-token rows of a few held-out prompts."""
         task, numbers = self.context.task, self.numbers
-        count = min(numbers.batch_size, len(task.heldout.records))
-        rows = jnp.arange(numbers.batch_size) % count
+        size = numbers.batch_size * max(1, numbers.dynamic_sampling)
+        count = min(size, len(task.heldout.records))
+        rows = jnp.arange(size) % count
         prompts = self.context.prompts(task.heldout, count)
         prompts = jax.tree.map(lambda x: x[rows], prompts)
         mixed = self.batches.batch(0).pretraining

@@ -246,14 +246,17 @@ def shrink(config: Any) -> ConfigDict:
     return config
 
 
+def listed(section: ConfigDict) -> ConfigDict:
+    """A section without the keywords of parts that it does not name."""
+    return _section(section.to_dict(), {})
+
+
 def _section(values: dict[str, Any], changes: dict[str, Any]) -> ConfigDict:
     merged = {**values, **changes}
     lists = (merged.get(key, ()) for key in ("terms", "rewards", "estimator"))
     named = {name for names in lists for name in names}
-    return ConfigDict(
-        {k: v for k, v in merged.items() if k in named or k not in _PARTS}
-    )
+    return ConfigDict({k: v for k, v in merged.items() if k in named or k not in PARTS})
 
 
-_PARTS = {*losses.__all__, *rewards.__all__, *advantages.__all__}
+PARTS = {*losses.__all__, *rewards.__all__, *advantages.__all__}
 """Names of parts: the keywords of those that a section does not list are left out."""

@@ -9,7 +9,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rlhf_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
     return config
 
 
-def _workdir(options: Options, seed: Any) -> Path:
+def _workdir(options: Options, seed: int | None) -> Path:
     """The given folder, or one that carries the experiment's name and seed."""
     if options.workdir is not None and not options.workdir.strip():
         raise UserError("--workdir is empty; name a folder, or leave it out")
@@ -59,7 +59,7 @@ def _workdir(options: Options, seed: Any) -> Path:
         path = Path(options.workdir)
     else:
         file, _, variant = options.config.partition(":")
-        parts = [Path(file).stem, variant, f"seed{seed}"]
+        parts = [Path(file).stem, variant, "" if seed is None else f"seed{seed}"]
         path = Path("runs") / "-".join(part for part in parts if part)
     return path
 
@@ -72,6 +72,47 @@ def _train(options: Options) -> int:
     claiming.check_folder(workdir)
     runtime.prepare()
     return experiment.run(config, workdir)
+
+
+def _ablate(options: Options) -> int:
+    config = _load(options)
+    from rlhf_jax.build import ablating, runtime
+
+    runtime.prepare()
+    return ablating.ablate(config, _workdir(options, None))
+
+
+def _reproduce_arguments(parser: Parser) -> None:
+    parser.add_argument("names", nargs="*", metavar="CLAIM", help="ids of claims")
+    parser.add_argument("--list", action="store_true", help="say which claims exist")
+    parser.add_argument(
+        "--suite", choices=("smoke", "nightly", "release"), help="all claims of a suite"
+    )
+    parser.add_argument(
+        "--claims",
+        metavar="DIR",
+        default="experiments/claims",
+        help="folder of claim files",
+    )
+    parser.add_argument(
+        "--workdir",
+        metavar="DIR",
+        default="runs/reproduce",
+        help="where measurements are kept and resumed from",
+    )
+
+
+def _reproduce(options: Options) -> int:
+    from rlhf_jax.build import reproducing, runtime
+
+    runtime.prepare()
+    claims = Path(options.claims)
+    if options.list:
+        print(reproducing.listing(claims))
+        return 0
+    return reproducing.reproduce(
+        tuple(options.names), options.suite, claims, Path(options.workdir)
+    )
 
 
 def _check(options: Options) -> int:
@@ -192,6 +233,22 @@ ALL = (
         "  rlhf-jax check --config=experiments/tldr_ppo.py:6.9b",
         _config_arguments,
         _check,
+    ),
+    Command(
+        "ablate",
+        "Run a study: cells of a config under paired seeds, with intervals.",
+        "  rlhf-jax ablate --config=experiments/ablations/ppo_terms.py"
+        " --workdir=runs/ppo_terms",
+        _train_arguments,
+        _ablate,
+    ),
+    Command(
+        "reproduce",
+        "Try claims of papers and say which hold.",
+        "  rlhf-jax reproduce --list\n  rlhf-jax reproduce --suite=smoke\n"
+        "  rlhf-jax reproduce R5 --workdir=runs/r5",
+        _reproduce_arguments,
+        _reproduce,
     ),
     Command(
         "generate",

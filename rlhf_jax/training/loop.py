@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-from rlhf_jax.errors import UserError
+from rlhf_jax.errors import NotFinite
 from rlhf_jax.training import checkpoint, rows
 from rlhf_jax.training import start as starting
 from rlhf_jax.training.checkpointer import Checkpointer
@@ -116,8 +116,9 @@ def train(
       The state after `steps` updates.
 
     Raises:
-      UserError: the checkpoint does not belong to these settings, or a loss is not
-        finite (step and term named; the state before that update is saved).
+      UserError: the checkpoint does not belong to these settings.
+      NotFinite: a loss is not finite (step and term named; the state before that
+        update is saved).
       Preempted: SIGTERM arrived; the state is saved.
     """
     run = _Run(
@@ -154,10 +155,12 @@ def train(
         except rows.NonFinite as bad:
             bad.__traceback__ = None  # frees the state that the update has spoiled
             path = _save_before(run, begin(), bad.step)
-            raise UserError(
+            raise NotFinite(
                 f"stage {stage}, step {bad.step}: {bad.name} is {bad.value}; the state "
                 f"before this update is saved in {path}. Lower the learning rate, or "
-                "look at the step with --config.debug.dump_step"
+                "look at the step with --config.debug.dump_step",
+                bad.step,
+                f"{bad.name} is {bad.value}",
             ) from None
         if stop is None and signals.requested:
             raise Preempted(f"stage {stage} is done; stopped before what follows")
