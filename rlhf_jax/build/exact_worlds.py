@@ -44,14 +44,13 @@ def e64(*, target: str, beta: float, group: int | None = None, **ppo: Any) -> An
 
 
 def arith(**ppo: Any) -> ConfigDict:
-    """The stages `sft`, `ppo` and `table`: sums, three in ten demonstrations of
-    which are wrong, then trained against right or wrong.
+    """The stages `sft`, `ppo` and `table`: sums, half of whose demonstrations are
+    wrong, then trained against right or wrong.
 
     Args:
       **ppo: keys of the section `ppo`.
     """
-    task = sections.arith_task(below=30, wrong=0.3, prompts=700, heldout=200)
-    config = _world(task, defaults.model(width=64, num_layers=2))
+    config = _world(sections.arith_task(), defaults.model(width=64, num_layers=2))
     config.stages = ("sft", "ppo", "table")
     config.sft = sections.sft(
         3e-3,
@@ -60,7 +59,7 @@ def arith(**ppo: Any) -> ConfigDict:
         optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=40),
     )
     changes = dict(
-        steps=60, batch_size=64, samples_per_prompt=4, eval_every=20, eval_prompts=200
+        steps=60, batch_size=64, samples_per_prompt=4, eval_every=20, eval_prompts=256
     )
     config.ppo = _learner(5e-4, "sft", **{**changes, **ppo})
     config.table = sections.table(

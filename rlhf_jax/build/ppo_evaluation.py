@@ -122,7 +122,7 @@ def measuring(
     compiled = context.compiled(
         "evaluation",
         (settings, repr(network.config)),
-        lambda: rollout.evaluation_programs(network, **settings),
+        lambda: rollout.measuring.programs(network, **settings),
     )
     return rollout.evaluator(
         network,

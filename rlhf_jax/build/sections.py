@@ -36,10 +36,9 @@ def e64_task(**changes: Any) -> ConfigDict:
 
 def arith_task(**changes: Any) -> ConfigDict:
     """Sums of two numbers below 100, one character a token, reward 0 or 1."""
-    values = dict(below=100, wrong=0.5, filler=0.0, response_length=5)
-    return _section(
-        dict(kind="arith_lm", prompts=4096, heldout=1024, **values), changes
-    )
+    values = dict(below=100, wrong=0.5, filler=0.0, layout="aligned")
+    sizes = dict(response_length=5, prompts=4096, heldout=512)
+    return _section(dict(kind="arith_lm", **values, **sizes), changes)
 
 
 def exact(**changes: Any) -> ConfigDict:

@@ -63,8 +63,11 @@ def empty_cache(
     )
 
 
-def repeat_cache(cache: Cache, times: int) -> Cache:
-    """Each row `times` times, neighbours: a prefilled prompt for several responses."""
+def repeat_cache(cache: Any, times: int) -> Any:
+    """Each row `times` times, neighbours: a prefilled prompt for several responses.
+
+    Any cache will do that is a NamedTuple whose arrays lead with rows, but `index`.
+    """
     rows = cache._replace(index=None)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), rows)
     return repeated._replace(index=cache.index)

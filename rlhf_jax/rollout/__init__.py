@@ -2,9 +2,9 @@
 
 from rlhf_jax.rollout import best_of_n as best_of_n
 from rlhf_jax.rollout import evaluate as evaluate
+from rlhf_jax.rollout import measuring as measuring
 from rlhf_jax.rollout.evaluate import Evaluation as Evaluation
 from rlhf_jax.rollout.evaluate import evaluator as evaluator
-from rlhf_jax.rollout.evaluate import programs as evaluation_programs  # noqa: F401
 from rlhf_jax.rollout.generation import Machine as Machine
 from rlhf_jax.rollout.generation import SamplingState as SamplingState
 from rlhf_jax.rollout.generation import machine as machine

@@ -16,10 +16,7 @@ import numpy as np
 
 from rlhf_jax import metrics, rng, stats
 from rlhf_jax.errors import UserError
-from rlhf_jax.ops import kl
-from rlhf_jax.rollout import best_of_n, scoring, text_scorers
-from rlhf_jax.rollout import logits as rules_of
-from rlhf_jax.rollout.sampler import sampler
+from rlhf_jax.rollout import best_of_n, measuring, text_scorers
 from rlhf_jax.types import Array, Network, Params, PromptBatch, Rollout, Scorer
 
 Entry = dict[str, float | int]
@@ -72,54 +69,6 @@ def entry(
     return {"mean": estimate.mean, "se": estimate.se, "n": estimate.n}
 
 
-class Programs(NamedTuple):
-    """The compiled steps of an evaluation; they close over no array.
-
-    Attributes:
-      sample: the sampler.
-      measure: `(params, ref_params, rollout) -> (columns [B], metrics)`.
-    """
-
-    sample: Sampler
-    measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
-
-
-def programs(
-    network: Network,
-    *,
-    temperature: float | int,
-    max_length: int,
-    stop_tokens: Sequence[int],
-    pad_token: int,
-    min_length: int = 0,
-    top_k: int | None = None,
-    top_p: float | int | None = None,
-    samples_per_prompt: int = 1,
-) -> Programs:
-    """The compiled steps of `evaluator`, whose arguments it takes."""
-    sample = sampler(
-        network,
-        max_length=max_length,
-        stop_tokens=stop_tokens,
-        pad_token=pad_token,
-        temperature=temperature,
-        min_length=min_length,
-        top_k=top_k,
-        top_p=top_p,
-        samples_per_prompt=samples_per_prompt,
-    )
-    measure = jax.jit(
-        _measures(
-            network,
-            temperature > 0 and not rules_of.requires_support(top_k, top_p),
-            temperature=temperature or 1.0,
-            min_length=min_length,
-            stop_tokens=tuple(stop_tokens),
-        )
-    )
-    return Programs(sample, measure)
-
-
 def evaluator(
     network: Network,
     scorers: Mapping[str, Scorer],
@@ -134,7 +83,7 @@ def evaluator(
     samples_per_prompt: int = 1,
     chunk_size: int = 64,
     decode: text_scorers.Decode | None = None,
-    compiled: Programs | None = None,
+    compiled: measuring.Programs | None = None,
 ) -> Callable[[Params, Params | None, PromptBatch, Array], Evaluation]:
     """Build an evaluation of one network.
 
@@ -153,7 +102,7 @@ def evaluator(
       chunk_size: prompts per chunk; the last chunk is filled up and the filling
         dropped.
       decode: token ids -> text of the records; None keeps the ids.
-      compiled: `programs` of the same network and settings, or None.
+      compiled: `measuring.programs` of the same network and settings, or None.
 
     Returns:
       `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
@@ -167,7 +116,7 @@ def evaluator(
         raise UserError(
             f"scorers named {taken} would hide measures of that name; rename them"
         )
-    sample, measure = compiled or programs(
+    sample, measure = compiled or measuring.programs(
         network,
         max_length=max_length,
         stop_tokens=stop_tokens,
@@ -243,49 +192,6 @@ def best_of(evaluation: Evaluation, n: int, by: str) -> Evaluation:
         for row, i in enumerate(index)
     ]
     return Evaluation(table, columns, records, {}, groups, evaluation.weight)
-
-
-def _measures(network: Network, gauge: bool, **distribution: Any) -> Callable:
-    """`(params, ref_params, rollout) -> (columns [B], metrics)`.
-
-    `distribution`: temperature, min_length and stop_tokens of what is measured.
-    """
-
-    def summed(values: Array, rollout: Rollout) -> Array:
-        return jnp.sum(jnp.where(rollout.mask, values, 0.0), axis=1)
-
-    def measure(params: Params, ref_params: Params | None, rollout: Rollout):
-        hidden = scoring.response_hidden(network, params, rollout)
-        scored = scoring.logprobs_from_hidden(
-            network, params, hidden, rollout, **distribution
-        )
-        length = jnp.sum(rollout.mask, axis=1, dtype=jnp.float32)
-        columns = {
-            "length": length,
-            "truncated": rollout.truncated.astype(jnp.float32),
-            "logprob": summed(rollout.logprobs, rollout),
-            "entropy": summed(scored.entropy, rollout) / jnp.maximum(length, 1.0),
-        }
-        found = {}
-        if gauge:
-            found = scoring.logprob_difference(
-                rollout.logprobs, scored.logprobs, rollout.mask
-            )
-        if ref_params is None:
-            return columns, found
-        ref_hidden = scoring.response_hidden(network, ref_params, rollout)
-        reference = scoring.logprobs_from_hidden(
-            network, ref_params, ref_hidden, rollout, **distribution
-        )
-        sides = (params, hidden), (ref_params, ref_hidden)
-        exact = scoring.exact_kl_from_hidden(network, *sides, rollout, **distribution)
-        columns["kl"] = summed(exact, rollout)
-        for name, estimator in (("k1", kl.k1), ("k2", kl.k2), ("k3", kl.k3)):
-            estimate = estimator(scored.logprobs, reference.logprobs)
-            columns[name] = summed(estimate, rollout)
-        return columns, found
-
-    return measure
 
 
 def _chunks(prompts: PromptBatch, size: int) -> Iterator[tuple[int, PromptBatch]]:
