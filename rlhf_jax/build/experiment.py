@@ -47,6 +47,9 @@ KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "pydoc_summary": pydoc_summary.pydoc_summary,
     "exact": exact.exact,
 }
+AnyModel = models.Model | enumerable_task.TabularModel
+"""What a run's networks are made from."""
+
 PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
 
@@ -84,7 +87,7 @@ def build(
     return context, stages
 
 
-def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, Any]:
+def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, AnyModel]:
     section, data = root.section("model"), root.section("task")
     if models.is_tabular(section):
         section.str("family")
@@ -121,7 +124,7 @@ def _context(
     workdir: Path,
     stop: Stop,
     task: tasks.Task,
-    model: models.Model,
+    model: AnyModel,
     seeds: seeding.Seeds,
     plain: Mapping[str, Any],
     names: tuple[str, ...],

@@ -236,9 +236,10 @@ class _PPO(NamedTuple):
     def load(self) -> Params:
         """The trained policy as plain variables, without a scalar head."""
         tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
-        base = {} if self.context.model.lora is None else self.start()[0]
-        merged = forward.merged(base, tuned)
-        plain = networks.merge_lora(merged, self.policy.config)
+        plain = tuned
+        if self.context.model.lora is not None:
+            merged = forward.merged(self.start()[0], tuned)
+            plain = networks.merge_lora(merged, self.policy.config)
         params = {k: v for k, v in plain["params"].items() if k != "head"}
         return {**plain, "params": params}
 
