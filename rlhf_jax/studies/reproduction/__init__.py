@@ -5,7 +5,9 @@ Modules:
   catalog: `read(folder)`, `select(claims, names, suite)`, `listing(claims)`.
   runner: `execute(claims, folder)`: each measurement is kept.
   verdict: `judge(claim, measured)`, `exit_code(results)`.
-  output: `write(results, folder)`: `results.json`, `report.html`; `summary(results)`.
+  curves: `Measured(values, curves)`: what is drawn on the page, averaged over seeds.
+  output: `write(results, folder)`: `results.json`, `report.html`, `claims.md`;
+    `summary(results)`.
 """
 
 from rlhf_jax.studies.reproduction.catalog import checked, listing, read, select
@@ -19,6 +21,7 @@ from rlhf_jax.studies.reproduction.claim import (
     Exact,
     FullScale,
 )
+from rlhf_jax.studies.reproduction.curves import Curve, Measured, Plot
 from rlhf_jax.studies.reproduction.output import summary, write
 from rlhf_jax.studies.reproduction.runner import Progress, execute
 from rlhf_jax.studies.reproduction.verdict import (
@@ -34,10 +37,13 @@ __all__ = [
     "Band",
     "Below",
     "Claim",
+    "Curve",
     "Equivalence",
     "Exact",
     "Finding",
     "FullScale",
+    "Measured",
+    "Plot",
     "Progress",
     "Result",
     "checked",

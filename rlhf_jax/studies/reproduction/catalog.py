@@ -66,6 +66,8 @@ def select(
 ) -> list[Claim]:
     """The claims of these names, or of this suite, or all; in the order of `found`.
 
+    In the suite `release` they have their `further_seeds` too.
+
     Args:
       found: of the catalog.
       names: ids, upper or lower case; empty for all.
@@ -88,6 +90,9 @@ def select(
     kept = [one for one in kept if suite is None or suite in one.suites]
     if not kept:
         raise UserError(f"no claim is in suite {suite!r}; `--list` shows all")
+    if suite == "release":
+        kept = [one._replace(seeds=one.seeds + one.further_seeds) for one in kept]
+        kept = [one._replace(further_seeds=()) for one in kept]
     return kept
 
 
@@ -97,6 +102,7 @@ def listing(found: Sequence[Claim]) -> str:
     lines = []
     for one in found:
         seeds = f"{len(one.seeds)} seed" + ("s" if len(one.seeds) > 1 else "")
+        seeds += f" (+{len(one.further_seeds)})" if one.further_seeds else ""
         suites = ", ".join(one.suites)
         lines.append(f"{one.id:<{width}}  {one.statement}")
         lines.append(f"{'':<{width}}  {one.kind}; {seeds}; {suites}; {one.paper}")

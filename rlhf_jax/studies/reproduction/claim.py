@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.studies.reproduction.curves import Measured, Plot
 
 SUITES = ("smoke", "nightly", "release")
 
@@ -70,9 +71,9 @@ class FullScale(NamedTuple):
     numbers: str
 
 
-Measure = Callable[[int], "float | Mapping[str, float]"]
+Measure = Callable[[int], "float | Mapping[str, float] | Measured"]
 """`measure(seed)`: the effect under that seed (paired where two arms are compared), or
-several quantities by name."""
+several quantities by name; with curves to draw where it gives `Measured`."""
 
 
 class Claim(NamedTuple):
@@ -93,6 +94,8 @@ class Claim(NamedTuple):
       unit: of the effect.
       version: of the protocol; a measurement of another version is made anew.
       confidence: of the one-sided interval that decides.
+      plot: axes and caption of the curves that `measure` gives; None draws none.
+      further_seeds: measured beside `seeds` in the suite `release`.
     """
 
     id: str
@@ -108,6 +111,8 @@ class Claim(NamedTuple):
     unit: str = ""
     version: int = 1
     confidence: float = 0.95
+    plot: Plot | None = None
+    further_seeds: tuple[int, ...] = ()
 
     @property
     def thresholds(self) -> dict[str, Threshold]:
@@ -138,8 +143,9 @@ def check(claim: Claim) -> Claim:
         raise wrong("the id is a file name: letters, digits, - _ and .")
     if not claim.thresholds:
         raise wrong("no threshold: say when it holds")
-    if not claim.seeds or len(set(claim.seeds)) < len(claim.seeds):
-        raise wrong(f"seeds={claim.seeds} must be at least one and all different")
+    seeds = claim.seeds + claim.further_seeds
+    if not claim.seeds or len(set(seeds)) < len(seeds):
+        raise wrong(f"seeds={seeds} must be at least one and all different")
     exact = all(isinstance(one, Exact) for one in claim.thresholds.values())
     if len(claim.seeds) < 2 and not exact:
         raise wrong("one seed has no interval: state at least 2, better 5 or more")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.studies import digits, files
-from rlhf_jax.studies.reproduction import report
-from rlhf_jax.studies.reproduction.verdict import Finding, Result
+from rlhf_jax.studies.reproduction import report, table
+from rlhf_jax.studies.reproduction.verdict import Beside, Finding, Result
 
 
 def write(results: Sequence[Result], folder: Path) -> Path:
-    """Write `results.json` and `report.html`, each atomically.
+    """Write `results.json`, `report.html` and `claims.md`, each atomically.
 
     Returns:
       The path of `results.json`.
@@ -21,6 +21,7 @@ def write(results: Sequence[Result], folder: Path) -> Path:
       UserError: a place that cannot be written.
     """
     files.write_text(folder / "report.html", report.render(results))
+    files.write_text(folder / "claims.md", table.markdown(rows(results)))
     return files.write_json(folder / "results.json", rows(results))
 
 
@@ -69,8 +70,14 @@ def _row(result: Result) -> dict[str, Any]:
         "statement": claim.statement,
         "paper": claim.paper,
         "version": claim.version,
+        "full_scale": claim.full_scale.numbers,
     }
-    return row | {"parts": [_part(part) for part in result.findings]}
+    row["parts"] = [_part(part) for part in result.findings]
+    return row | {"beside": [_beside(one) for one in result.beside]}
+
+
+def _beside(one: Beside) -> dict[str, Any]:
+    return {"name": one.name, "effect": one.effect, "ci": [one.low, one.high]}
 
 
 def _part(one: Finding) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from html import escape
 
 from rlhf_jax.studies import digits, page
-from rlhf_jax.studies.reproduction.verdict import Finding, Result
+from rlhf_jax.studies.reproduction import curves
+from rlhf_jax.studies.reproduction.verdict import Beside, Finding, Result
 from rlhf_jax.studies.summary import number
 
 SHADES = {"holds": "pos", "fails": "neg", "undecided": "muted"}
@@ -50,7 +51,8 @@ def _top(results: Sequence[Result]) -> str:
         "where the one-sided bounds over seeds lie beyond its threshold, fails where "
         "they lie on the wrong side, and is undecided between. A fact without sampling "
         "error must come out under each seed; its bounds are the least and the largest "
-        "value. A claim that does not come out stays in the list.</p>"
+        "value. Quantities without a threshold stand below, with a two-sided interval. "
+        "A claim that does not come out stays in the list.</p>"
     )
 
 
@@ -71,13 +73,19 @@ def _claim(result: Result) -> str:
         f'<div class="columns"><div><h4>Found here, on a CPU</h4>{_here(result)}</div>'
         f"<div><h4>In the paper, at full scale</h4><p>{escape(full.numbers)}</p>"
         f'<p class="muted">{escape(full.recipe)}</p></div></div>'
-        f"{_seeds(result)}</section>"
+        f"{_plots(result)}{_seeds(result)}</section>"
     )
+
+
+def _plots(result: Result) -> str:
+    plot = result.claim.plot
+    return "" if plot is None else curves.draw(result.curves, plot)
 
 
 def _here(result: Result) -> str:
     claim = result.claim
     rows = "".join(_part(one, claim.unit) for one in result.findings)
+    rows += "".join(_beside(one) for one in result.beside)
     share = f"{100 * claim.confidence:g} %"
     head = f"<th></th><th>effect</th><th>{share} bounds</th><th>asked</th>"
     facts = [f"{len(claim.seeds)} seed{'s' if len(claim.seeds) > 1 else ''}"]
@@ -106,11 +114,20 @@ def _part(one: Finding, unit: str) -> str:
     )
 
 
+def _beside(one: Beside) -> str:
+    """A row without a threshold, with its two-sided interval."""
+    effect = digits.rounded(one.effect, one.high - one.low)
+    return (
+        f'<tr class="muted"><th>{escape(one.name)}</th><td>{effect}</td>'
+        f"<td>{digits.interval(one.low, one.high)}</td><td>–</td></tr>"
+    )
+
+
 def _seeds(result: Result) -> str:
     lines = [
         f"<p><small>{escape(one.name or 'effect')}: "
         + escape(", ".join(f"{s}: {number(v)}" for s, v in one.values.items()))
         + "</small></p>"
-        for one in result.findings
+        for one in (*result.findings, *result.beside)
     ]
     return f"<details><summary>Every seed</summary>{''.join(lines)}</details>"

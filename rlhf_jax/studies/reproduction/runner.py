@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.studies import files
-from rlhf_jax.studies.reproduction import catalog, verdict
+from rlhf_jax.studies.reproduction import catalog, curves, verdict
 from rlhf_jax.studies.reproduction.claim import Claim
+from rlhf_jax.studies.reproduction.curves import Curve, Measured
 from rlhf_jax.studies.reproduction.verdict import Result
 
 
@@ -101,6 +102,9 @@ def _measure(
     start = clock()
     found = claim.measure(seed)
     seconds = clock() - start
+    drawn: Sequence[Curve] = ()
+    if isinstance(found, Measured):
+        found, drawn = found
     values = dict(found) if isinstance(found, Mapping) else {"": found}
     missing = [name for name in claim.thresholds if name not in values]
     if missing:
@@ -114,6 +118,7 @@ def _measure(
         "seed": seed,
         "values": {name: float(value) for name, value in values.items()},
         "seconds": seconds,
+        "curves": [curve._asdict() for curve in drawn],
     }
     files.write_json(place, row)
     return files.read_json(place)
@@ -125,4 +130,5 @@ def _judge(claim: Claim, rows: Mapping[int, Mapping[str, Any]]) -> Result:
         for seed, row in rows.items()
     }
     seconds = sum(row["seconds"] for row in rows.values())
-    return verdict.judge(claim, measured, seconds)
+    drawn = {seed: curves.of_rows(row.get("curves", ())) for seed, row in rows.items()}
+    return verdict.judge(claim, measured, seconds)._replace(curves=drawn)

@@ -10,7 +10,7 @@ are about each seed and never undecided.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from rlhf_jax import stats
 from rlhf_jax.studies.reproduction import claim as claims
 from rlhf_jax.studies.reproduction.claim import Claim, Threshold
+from rlhf_jax.studies.reproduction.curves import Curve
 
 Verdict = Literal["holds", "fails", "undecided"]
 
@@ -46,6 +47,24 @@ class Finding(NamedTuple):
     values: dict[int, float]
 
 
+class Beside(NamedTuple):
+    """A quantity that was measured and decides nothing.
+
+    Attributes:
+      name: of the quantity.
+      effect: mean over seeds.
+      low: lower end of its two-sided interval; NaN where unknown.
+      high: upper end.
+      values: by seed.
+    """
+
+    name: str
+    effect: float
+    low: float
+    high: float
+    values: dict[int, float]
+
+
 class Result(NamedTuple):
     """A claim with what was found.
 
@@ -54,12 +73,16 @@ class Result(NamedTuple):
       verdict: of all its quantities together.
       findings: a quantity each.
       seconds: wall time over all seeds.
+      beside: quantities without a threshold.
+      curves: what is drawn, by seed.
     """
 
     claim: Claim
     verdict: Verdict
     findings: list[Finding]
     seconds: float
+    beside: tuple[Beside, ...] = ()
+    curves: Mapping[int, Sequence[Curve]] = {}
 
 
 def judge(
@@ -86,7 +109,25 @@ def judge(
         together = "fails"
     elif "undecided" in verdicts:
         together = "undecided"
-    return Result(claim, together, findings, seconds)
+    beside = tuple(_beside(claim, measured))
+    return Result(claim, together, findings, seconds, beside)
+
+
+def _beside(
+    claim: Claim, measured: Mapping[int, Mapping[str, float]]
+) -> Iterator[Beside]:
+    """What every seed measured and no threshold names."""
+    rows = [measured[seed] for seed in claim.seeds]
+    for name in rows[0]:
+        if name in claim.thresholds or not all(name in row for row in rows):
+            continue
+        values = {seed: float(measured[seed][name]) for seed in claim.seeds}
+        found = list(values.values())
+        if len(found) > 1 and np.all(np.isfinite(found)):
+            one = stats.mean(found, confidence=claim.confidence)
+            yield Beside(name, one.mean, one.low, one.high, values)
+        else:
+            yield Beside(name, float(np.mean(found)), math.nan, math.nan, values)
 
 
 def _find(
