@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import data, rng, rollout
-from rlhf_jax.build import opening
+from rlhf_jax.build import answering, opening
 from rlhf_jax.build.opening import Opened
 from rlhf_jax.build.seeds import LARGEST
 from rlhf_jax.errors import UserError
-from rlhf_jax.types import PromptBatch, Rollout
 
 ROWS = 64
 """Rows of a batch; the last batch is filled up."""
@@ -97,7 +95,9 @@ def _sampled(
         rows = [
             prompts[min(row, len(prompts) - 1)] for row in range(start, start + size)
         ]
-        batch = _left_padded([row.tokens for row in rows], width, tokenizer.pad_token)
+        batch = answering.left_padded(
+            [row.tokens for row in rows], width, tokenizer.pad_token
+        )
         found = sample(opened.variables, batch, rng.named(key, start))
         scored = np.asarray(logprobs(opened.variables, found)).sum(axis=1)
         texts = rollout.decode_rollout(found, tokenizer.decode)
@@ -162,8 +162,8 @@ def _scores(
     size = min(ROWS, len(pairs))
     for start in range(0, len(pairs), size):
         rows = [pairs[min(r, len(pairs) - 1)] for r in range(start, start + size)]
-        prompt = _left_padded([row[0] for row in rows], widths[0], pad)
-        found = _answered(prompt, [row[1] for row in rows], widths[1], pad)
+        prompt = answering.left_padded([row[0] for row in rows], widths[0], pad)
+        found = answering.answered(prompt, [row[1] for row in rows], widths[1], pad)
         values = np.asarray(scorer.apply(frozen, None, found).sequence)
         yield from (round(float(v), 6) for v in values[: len(pairs) - start])
 
@@ -246,36 +246,3 @@ def _named(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
-
-
-def _left_padded(rows: Sequence[np.ndarray], width: int, pad: int) -> PromptBatch:
-    tokens = np.full((len(rows), width), pad, np.int32)
-    mask = np.zeros(tokens.shape, bool)
-    for row, ids in enumerate(rows):
-        tokens[row, width - len(ids) :] = ids
-        mask[row, width - len(ids) :] = True
-    return PromptBatch(
-        tokens=jnp.asarray(tokens),
-        mask=jnp.asarray(mask),
-        example_id=jnp.arange(len(rows), dtype=jnp.int32),
-        weight=jnp.ones(len(rows), jnp.float32),
-    )
-
-
-def _answered(
-    prompt: PromptBatch, rows: Sequence[np.ndarray], width: int, pad: int
-) -> Rollout:
-    """Given responses in the place of sampled ones."""
-    tokens = np.full((len(rows), width), pad, np.int32)
-    mask = np.zeros(tokens.shape, bool)
-    for row, ids in enumerate(rows):
-        tokens[row, : len(ids)] = ids
-        mask[row, : len(ids)] = True
-    return Rollout(
-        prompt=prompt,
-        tokens=jnp.asarray(tokens),
-        mask=jnp.asarray(mask),
-        logprobs=jnp.zeros(tokens.shape, jnp.float32),
-        terminal=jnp.zeros(tokens.shape, bool),
-        truncated=jnp.zeros(len(rows), bool),
-    )

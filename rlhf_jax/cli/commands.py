@@ -5,26 +5,11 @@ Heavy imports happen inside the functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
+from rlhf_jax.cli import model_commands
+from rlhf_jax.cli.command import Command, Options, Parser
 from rlhf_jax.errors import UserError
-
-Parser = argparse.ArgumentParser
-Options = argparse.Namespace
-
-
-class Command(NamedTuple):
-    """One subcommand."""
-
-    name: str
-    summary: str
-    examples: str
-    arguments: Callable[[Parser], None]
-    run: Callable[[Options], int]
 
 
 def _config_arguments(parser: Parser) -> None:
@@ -124,63 +109,6 @@ def _check(options: Options) -> int:
     return 0
 
 
-def _generate_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "model", help="a stage folder such as RUN/ppo, or a Hugging Face directory"
-    )
-    parser.add_argument("--prompt", action="append", help="a prompt; may be repeated")
-    parser.add_argument("--prompts", metavar="FILE.jsonl", help="prompts, one a line")
-    parser.add_argument("--samples", type=int, default=1, help="responses per prompt")
-    parser.add_argument(
-        "--max-length", type=int, help="response tokens; as the run trained, or 64"
-    )
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    parser.add_argument("--top-k", type=int, help="keep the k most likely tokens")
-    parser.add_argument("--top-p", type=float, help="keep this much probability")
-    parser.add_argument("--seed", type=int, default=0, help="sampling seed")
-
-
-def _generate(options: Options) -> int:
-    from rlhf_jax.build import runtime, serving
-
-    runtime.prepare()
-    for record in serving.generate(options):
-        print(json.dumps(record, ensure_ascii=False))
-    return 0
-
-
-def _score_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "model",
-        help="a reward-model stage folder such as RUN/rm, or a Hugging Face directory",
-    )
-    parser.add_argument(
-        "data", metavar="FILE.jsonl", help="lines with prompt, response"
-    )
-
-
-def _score(options: Options) -> int:
-    from rlhf_jax.build import runtime, serving
-
-    runtime.prepare()
-    for record in serving.score(options):
-        print(json.dumps(record, ensure_ascii=False))
-    return 0
-
-
-def _export_arguments(parser: Parser) -> None:
-    parser.add_argument("stage", help="a stage folder such as RUN/ppo")
-    parser.add_argument("out", help="folder to write; must not exist or be empty")
-
-
-def _export(options: Options) -> int:
-    from rlhf_jax.build import exporting, runtime
-
-    runtime.prepare()
-    print(exporting.export(Path(options.stage), Path(options.out)))
-    return 0
-
-
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="work folders of runs")
     parser.add_argument("--out", help="file to write; RUN/report.html for one run")
@@ -250,27 +178,7 @@ ALL = (
         _reproduce_arguments,
         _reproduce,
     ),
-    Command(
-        "generate",
-        "Sample responses from a trained stage or a Hugging Face directory.",
-        "  rlhf-jax generate runs/quickstart-seed0/ppo --prompt='w1 *w2* w3 =>'",
-        _generate_arguments,
-        _generate,
-    ),
-    Command(
-        "score",
-        "Score responses with a reward model.",
-        "  rlhf-jax score runs/quickstart-seed0/rm responses.jsonl",
-        _score_arguments,
-        _score,
-    ),
-    Command(
-        "export",
-        "Write a trained stage as a Hugging Face directory.",
-        "  rlhf-jax export runs/hf_chain-seed0/ppo exported/",
-        _export_arguments,
-        _export,
-    ),
+    *model_commands.ALL,
     Command(
         "report",
         "Write the report page of a run, or overlay several and show differences.",
