@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import data, rng, rollout
-from rlhf_jax.build import models
+from rlhf_jax.build import elsewhere, models
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.seeds import Seeds
@@ -118,11 +118,14 @@ class Context(NamedTuple):
         return rng.named(rng.root(self.seeds.init), "init", stage)
 
     def policy(self, source: str, path: str) -> Params:
-        """Plain variables of a policy: a stage's, or the first weights (`init`).
+        """Plain variables of a policy: a stage's, the first weights (`init`), or those
+        of a folder: a stage of another run, a Hugging Face directory.
 
         Raises:
-          UserError: no such stage comes before.
+          UserError: no such stage comes before, and no such folder holds a model.
         """
+        if source not in self.policies and elsewhere.is_folder(source):
+            return elsewhere.policy(source, path)
         if source not in self.policies:
             raise UserError(
                 f"{path}='{source}' names no policy that an earlier stage trains;"
@@ -135,7 +138,8 @@ class Context(NamedTuple):
 
         Args:
           source: a reward-model stage (`rm`), a Hugging Face directory of a reward
-            model with its own tokenizer (`./reward-model`), several of these as
+            model with its own tokenizer (`./reward-model`), a stage folder of another
+            run with the same tokenizer (`runs/a/rm`), several of these as
             `sum:a,b`, `mean:a,b` or `minimum:a,b`, or `gold`, the task's own reward.
           path: key that names it, for messages.
 
@@ -152,6 +156,8 @@ class Context(NamedTuple):
             return self.task.gold
         if (Path(source) / "config.json").is_file():
             return models.foreign_scorer(Path(source), self.task)
+        if elsewhere.is_folder(source):
+            return elsewhere.scorer(source, path)
         raise UserError(
             f"{path}='{source}' names no reward model that an earlier stage trains, and"
             f" no directory; stages: {', '.join(self.rewards) or 'none'}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax.build import elsewhere
 from rlhf_jax.build.context import AGGREGATES, Context
 from rlhf_jax.build.section import nearest
 from rlhf_jax.build.task_type import Task
@@ -23,6 +24,7 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
     "label": ("policy",),
     "rm": ("init",),
     "ppo": ("policy", "reference"),
+    "preference": ("policy", "reference"),
     "table": ("base", "policy"),
     "exact": ("policy", "reference"),
 }
@@ -46,8 +48,9 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     policies = [p for p in context.policies if p not in (name, *context.rewards)]
     for key in POLICIES.get(kind, ()):
         known = [*policies, *(rewards if kind == "rm" else ())]
-        _known(f"{path}.{key}", settings[key], known, "policy")
-    if kind == "rm":
+        if settings[key] is not None or kind != "preference" or key != "reference":
+            _known(f"{path}.{key}", settings[key], known, "policy")
+    if kind in ("rm", "preference"):
         _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
     if kind == "ppo":
         _check_ppo(path, settings, context)
@@ -91,7 +94,7 @@ def _check_scorer(
 
 
 def _known(path: str, name: Any, known: Sequence[str], what: str) -> None:
-    if name not in known:
+    if name not in known and not elsewhere.is_folder(str(name)):
         raise UserError(
             f"{path}={name!r} names no {what} of an earlier stage"
             f"{nearest(str(name), list(known))}"
@@ -125,7 +128,8 @@ def _check_task(
             f"{path}: labels come from the task's gold reward, and this task has none;"
             " give config.task.rankings and leave the stage out of config.stages"
         )
-    if kind == "rm" and settings["data"] == "task" and task.rankings is None:
+    given = task.rankings or (kind == "preference" and task.feedback)
+    if kind in ("rm", "preference") and settings["data"] == "task" and not given:
         raise UserError(
             f"{path}.data='task': the task has no rankings; name a file in"
             " config.task.rankings, or a stage of kind label"

@@ -1,0 +1,66 @@
+"""Stages that start from another run: its policy, its reward model."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax.build import context as contexts
+from rlhf_jax.build import experiment, loading
+from rlhf_jax.errors import UserError
+from rlhf_jax.training.stopping import Stop
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run of the stages up to the reward model."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    config = _config()
+    config.stages = ("sft", "label", "rm")
+    folder = tmp_path_factory.mktemp("first")
+    assert experiment.execute(config, folder) == 0
+    yield folder
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _config():
+    config = loading.load("experiments/quickstart.py:tiny")
+    config.logging.update(dict(tensorboard=False, progress=False, report=False))
+    return config
+
+
+def test_a_stage_starts_from_the_stages_of_another_run(first, tmp_path):
+    """PPO names the fine-tuned policy and the reward model of another workdir; it runs
+    to the same end as where they are stages of its own run."""
+    config = _config()
+    config.stages = ("ppo",)
+    config.ppo.update(
+        dict(
+            policy=str(first / "sft"),
+            reference=str(first / "sft"),
+            reward_model=str(first / "rm"),
+        )
+    )
+    config.ppo.value.init = "policy"
+    assert experiment.execute(config, tmp_path / "apart") == 0
+    together = _config()
+    together.stages = ("sft", "label", "rm", "ppo")
+    together.ppo.value.init = "policy"
+    assert experiment.execute(together, tmp_path / "together") == 0
+    with Stop() as stop:
+        policies = [
+            experiment.build(c, tmp_path / name, stop)[0].policy("ppo", "")
+            for c, name in ((config, "apart"), (together, "together"))
+        ]
+    jax.tree.map(np.testing.assert_array_equal, *policies)
+
+
+def test_a_folder_without_a_model_is_named(first, tmp_path):
+    with Stop() as stop:
+        context, _ = experiment.build(_config(), tmp_path, stop)
+    assert isinstance(context, contexts.Context)
+    with pytest.raises(UserError, match="config.ppo.policy=.*whole run"):
+        context.policy(str(first), "config.ppo.policy")
+    with pytest.raises(UserError, match="is no reward model"):
+        context.scorer(str(first / "sft"), "config.ppo.reward_model")
+    with pytest.raises(UserError, match="names no policy"):
+        context.policy("./nowhere", "config.ppo.policy")
