@@ -112,6 +112,35 @@ class RankingBatch(NamedTuple):
     weight: Array
 
 
+class ComparisonBatch(NamedTuple):
+    """K responses to one prompt with an order, as preference learning scores them.
+
+    A pair is K = 2; a single response called good or bad is K = 1 with rank 1 or 2.
+
+    Attributes:
+      inputs: prompt and response, arrays [B K L].
+      response: bool[B K L], True on the tokens of the response, its end token included.
+      ranks: int32[B K], 1 = best, equal numbers tie, 0 = not ranked (or absent).
+      example_id: int32[B].
+      weight: float32[B].
+      mismatched: this row's prompt with the response of another prompt in the place of
+        each of its own, arrays [B K L], or None where no loss asks for them.
+      mismatched_response: bool[B K L] or None, the tokens of those responses.
+      ref_logprobs: float32[B K] of the reference policy, computed beforehand, or None.
+      mismatched_ref_logprobs: the same of `mismatched`.
+    """
+
+    inputs: ModelInputs
+    response: Array
+    ranks: Array
+    example_id: Array
+    weight: Array
+    mismatched: ModelInputs | None = None
+    mismatched_response: Array | None = None
+    ref_logprobs: Array | None = None
+    mismatched_ref_logprobs: Array | None = None
+
+
 class Rollout(NamedTuple):
     """Sampled responses. Rows of one prompt are neighbours (`B = prompts * G`).
 

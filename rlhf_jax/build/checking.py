@@ -131,6 +131,9 @@ def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> i
 FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
     "label": lambda context, plain, settings, language: language,
     "ppo": _beside_ppo,
+    "preference": lambda context, plain, settings, language: (
+        0 if settings["reference"] is None or settings["cache_reference"] else language
+    ),
     "table": lambda context, plain, settings, language: (
         language + _beside_ppo(context, plain, settings, language)
     ),

@@ -20,10 +20,12 @@ from rlhf_jax.build import (
     label,
     models,
     ppo,
+    preference,
     pydoc_summary,
     references,
     rm,
     sft,
+    shortcuts,
     summarizing,
     table,
     tasks,
@@ -43,6 +45,7 @@ KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "label": label.label,
     "rm": rm.reward_model,
     "ppo": ppo.ppo,
+    "preference": preference.preference,
     "table": table.table,
     "pydoc_summary": pydoc_summary.pydoc_summary,
     "exact": exact.exact,
@@ -82,7 +85,7 @@ def build(
         kind = KINDS[section.choice("kind", KINDS)]
         stages.append(kind(name, section, context))
         references.check(name, plain, context)
-    root.leave(_unlisted(plain, names))
+    root.leave([*_unlisted(plain, names), *shortcuts.check(plain, names)])
     root.finish()
     return context, stages
 

@@ -7,8 +7,6 @@ directory without a tokenizer is read and written as token ids with spaces betwe
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +16,7 @@ from rlhf_jax import data, networks, rollout
 from rlhf_jax.build import experiment
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import nearest
+from rlhf_jax.build.token_ids import token_ids
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface
@@ -27,7 +26,7 @@ from rlhf_jax.types import Network, Params, Scorer
 REWARD = "reward.json"
 """Beside the weights of an exported reward model: the bias that a score gets."""
 
-MODELS = ("sft", "rm", "ppo")
+MODELS = ("sft", "rm", "ppo", "preference")
 """Kinds of stage that train a model."""
 
 
@@ -220,34 +219,3 @@ def _tokenizer(path: Path, raw: dict[str, Any], vocab_size: int) -> data.Tokeniz
         return tokenizers.load(path)
     ends = raw.get("eos_token_id")
     return token_ids(vocab_size, ends if isinstance(ends, int) else -1)
-
-
-def token_ids(vocab_size: int, end_token: int) -> data.Tokenizer:
-    """A tokenizer that spells every token as its number; `end_token` -1: none."""
-
-    def encode(text: str) -> list[int]:
-        words = text.split()
-        bad = [w for w in words if not w.isdecimal() or int(w) >= vocab_size]
-        if bad:
-            raise UserError(
-                f"'{bad[0]}' is not a token id from 0 to {vocab_size - 1}; this model"
-                " has no tokenizer, so prompts are token ids with spaces between"
-            )
-        return [int(word) for word in words]
-
-    def decode(tokens: Sequence[int]) -> str:
-        return " ".join(str(int(token)) for token in tokens)
-
-    def save(directory: str | Path) -> None:
-        del directory  # there is nothing to say
-
-    return data.Tokenizer(
-        encode=encode,
-        decode=decode,
-        save=save,
-        vocab_size=vocab_size,
-        pad_token=max(end_token, 0),
-        end_token=end_token,
-        start_token=None,
-        fingerprint=json.dumps(["token ids", vocab_size, end_token]),
-    )

@@ -202,7 +202,7 @@ def term(section: Section, name: str) -> losses.Term:
     """
     factory = part(losses, name, section, "terms")
     own = section.section(name)
-    weight = _schedule_or_number(own, "weight")
+    weight = schedule_or_number(own, "weight")
     given = {k: own.value(k) for k in own.keys() if k not in _OF_TERMS}
     made = factory(**keywords(Section({name: given}, section.path), name, factory))
     result = made if isinstance(made, losses.Term) else losses.Term(made)
@@ -261,7 +261,7 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
     )
 
 
-def _schedule_or_number(section: Section, key: str) -> Any:
+def schedule_or_number(section: Section, key: str) -> Any:
     """A number, or a sub-section {schedule, peak, steps} of the same key."""
     if not isinstance(section.value(key), Mapping):
         return section.float(key)

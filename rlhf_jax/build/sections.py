@@ -229,6 +229,7 @@ def shrink(config: Any) -> ConfigDict:
         "pretraining": sizes,
         "sft": sizes,
         "rm": sizes,
+        "preference": sizes,
         "label": dict(prompts=16, heldout=8, batch_size=8),
         "ppo": {
             **sizes,

@@ -32,6 +32,7 @@ class Task(NamedTuple):
         be longer (`encoder.response_limit`).
       ends_at_length: every response ends after exactly T tokens; there is no token that
         stops it, and its last one is terminal.
+      feedback: records of human feedback (`feedback_task.Collected`), or None.
     """
 
     encoder: data.Encoder
@@ -47,6 +48,7 @@ class Task(NamedTuple):
     prompt_length: int
     response_length: int
     ends_at_length: bool = False
+    feedback: Any = None
 
     @property
     def length(self) -> int:

@@ -24,6 +24,7 @@ scorers. A text may be a list of token ids, a prompt also a list of messages::
 
 from rlhf_jax.data.encode import Encoder
 from rlhf_jax.data.pipeline import prompt_stream, ranking_stream, sequence_stream
+from rlhf_jax.data.preference_stream import comparison_stream
 from rlhf_jax.data.records import (
     Conversation,
     Demonstration,
@@ -50,6 +51,7 @@ __all__ = [
     "Record",
     "Stream",
     "Tokenizer",
+    "comparison_stream",
     "in_memory",
     "jsonl",
     "mappings",

@@ -19,7 +19,13 @@ from rlhf_jax.data.records import Record
 from rlhf_jax.data.sources import Dataset
 from rlhf_jax.errors import UserError
 
-Batch = TypeVar("Batch", types.PromptBatch, types.SequenceBatch, types.RankingBatch)
+Batch = TypeVar(
+    "Batch",
+    types.PromptBatch,
+    types.SequenceBatch,
+    types.RankingBatch,
+    types.ComparisonBatch,
+)
 Build = Callable[[np.ndarray, np.ndarray, int], Batch]
 
 

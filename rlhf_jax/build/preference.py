@@ -1,0 +1,271 @@
+"""The preference stage: a policy from comparisons or labels, without rollouts."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+
+from rlhf_jax import algorithms, data, losses, networks
+from rlhf_jax.algorithms import forward, preference_scoring
+from rlhf_jax.algorithms.preference_scoring import Needs
+from rlhf_jax.build import (
+    models,
+    parts,
+    preference_cache,
+    preference_data,
+    preference_evaluation,
+)
+from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.preference_data import Source
+from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
+from rlhf_jax.losses import preference as methods
+from rlhf_jax.training import checkpoint, loop
+from rlhf_jax.types import Learner, Network, Params
+
+
+def preference(name: str, section: Section, context: Context) -> Stage:
+    """Reads a section of kind `preference`; later stages find its policy by its name.
+
+    `loss` names one method; with `loss=None`, `terms` names several, each with a
+    sub-section of its `weight` and hyper-parameters (left out: the method's own).
+    """
+    steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
+    names = _names(section)
+    needs = preference_scoring.needs(names)
+    loss = losses.combine(
+        reduction=losses.sequence_mean,
+        **{term: _term(section, term) for term in names},
+    )
+    reference = section.optional("reference", section.str)
+    if needs.reference and reference is None:
+        raise UserError(
+            f"{section.path}.reference is None, and {', '.join(names)} compares with a"
+            " reference policy; name a stage, or `init`"
+        )
+    cache = section.bool("cache_reference")
+    network = context.model.language(adapters=True)
+    compared = context.model.language() if needs.reference and not cache else None
+    made = algorithms.preference(
+        network,
+        initial=lambda key: models.trainable(network.init(key), context.model.lora)[1],
+        loss=loss,
+        optimizer=parts.optimizer(section.section("optimizer"), steps),
+        needs=needs,
+        reference=compared,
+        microbatches=microbatches,
+    )
+    stage = _Preference(
+        name=name,
+        policy=section.str("policy"),
+        reference=reference if needs.reference else None,
+        cache=cache and needs.reference,
+        source=Source(
+            section.str("data"),
+            needs.batch,
+            section.optional("attribute", section.str),
+            section.bool("from_comparisons"),
+        ),
+        steps=steps,
+        eval_every=section.int("eval_every", 0),
+        batch_size=parts.batch_size(section, microbatches),
+        needs=needs,
+        loss=loss,
+        compared=compared,
+        context=context,
+        network=network,
+        learner=context.compiled("preference", section.values(), lambda: made),
+        measured=context.compiled(
+            "preference_heldout",
+            section.values(),
+            lambda: preference_scoring.held_out(
+                network, loss=loss, needs=needs, reference=compared
+            ),
+        ),
+    )
+    context.policies[name] = stage.load
+    return Stage(name, stage.run, stage.describe)
+
+
+def _names(section: Section) -> tuple[str, ...]:
+    """The methods of `loss` or `terms`; sub-sections of others are passed over."""
+    single, several = section.optional("loss", section.str), section.names("terms")
+    if (single is None) == (not several):
+        raise UserError(
+            f"{section.path}: give either loss, the name of one method, or terms, a"
+            f" tuple of several; loss is {single!r} and terms {several!r}"
+        )
+    names = several or (single,)
+    key = "terms" if several else "loss"
+    for name in names:
+        Section({key: name}, section.path).choice(key, methods.METHODS)
+    for other in section.keys():
+        if other in methods.METHODS and other not in names:
+            _options(section.section(other), other)
+    return tuple(str(name) for name in names)
+
+
+def _term(section: Section, name: str) -> losses.Term:
+    if not section.has(name):
+        return methods.term(name)
+    own = section.section(name)
+    options = _options(own, name)
+    try:
+        return methods.term(name, **options)
+    except UserError as error:
+        raise UserError(f"{own.path}: {error}") from error
+
+
+def _options(own: Section, name: str) -> dict[str, Any]:
+    """Weight and numbers of a method; every key is one of its own."""
+    known = list(inspect.signature(methods.METHODS[name].make).parameters)
+    options: dict[str, Any] = {}
+    for key in own.keys():
+        if key == "weight":
+            options[key] = parts.schedule_or_number(own, key)
+            continue
+        if key not in known:
+            Section({"key": key}, own.path).choice("key", [*known, "weight"])
+        options[key] = own.float(key)
+    return options
+
+
+class _Preference(NamedTuple):
+    """What the section says, and what was built from it."""
+
+    name: str
+    policy: str
+    reference: str | None
+    cache: bool
+    source: Source
+    steps: int
+    eval_every: int
+    batch_size: int
+    needs: Needs
+    loss: losses.Loss
+    compared: Network | None
+    context: Context
+    network: Network
+    learner: Learner
+    measured: Any
+
+    def run(self) -> dict[str, Any]:
+        """Trains; the result holds the held-out accuracy, margin and losses."""
+        training = preference_data.load(self.context, self.source, "train")
+        heldout = preference_data.load(self.context, self.source, "heldout")
+        assert training is not None
+        stream, dropped = self.stream(training.dataset), training.dropped
+        if stream.skipped:
+            dropped["too long or identical as tokens"] = len(stream.skipped)
+            logging.info("left out: %s", "; ".join(stream.skipped[:3]))
+        count = len(training.dataset.records) - len(stream.skipped)
+        logging.info("%d examples; left out: %s", count, dropped)
+        batches, reference = self.with_reference(stream, training.dataset, "train")
+        base, trainable = self.start()
+        frozen = algorithms.PreferenceFrozen(base, reference)
+        evaluate = self.evaluation(frozen, heldout and heldout.dataset)
+        state = self.context.train(
+            self.name,
+            self.learner,
+            frozen=frozen,
+            batches=batches,
+            steps=self.steps,
+            init_from=lambda: {"policy": trainable},
+            evaluate=evaluate,
+            eval_every=self.eval_every,
+        )
+        found = {"examples": count, "left_out": dropped}
+        if evaluate is None:
+            return found
+        return {**found, "heldout": dict(evaluate(state, self.steps).metrics)}
+
+    def stream(self, dataset: data.Dataset, **settings: Any) -> Any:
+        """Batches of comparisons."""
+        return data.comparison_stream(
+            dataset,
+            self.context.task.encoder,
+            mismatch=methods.mismatched if self.needs.mismatched else None,
+            batch_size=self.batch_size,
+            seed=self.context.seeds.data,
+            lengths=self.context.task.lengths,
+            **settings,
+        )
+
+    def start(self) -> tuple[Params, Params]:
+        """Frozen and trainable variables before the first step."""
+        context = self.context
+        variables = context.policy(self.policy, f"config.{self.name}.policy")
+        full = networks.initialize_from(
+            self.network, variables, key=context.init_key(self.name)
+        )
+        return models.trainable(full, context.model.lora)
+
+    def with_reference(
+        self, stream: Any, dataset: data.Dataset, split: str
+    ) -> tuple[Any, Params | None]:
+        """(batches, reference variables): cached log-probs need no variables."""
+        if self.reference is None:
+            return stream, None
+        context = self.context
+        variables = context.policy(self.reference, f"config.{self.name}.reference")
+        if not self.cache:
+            return stream, variables
+        network = context.model.language()
+        rows = self.stream(dataset, shuffle=False, remainder="pad")
+        key = {
+            "reference model": preference_cache.fingerprint(variables),
+            "architecture": repr((network.config, context.model.options)),
+            "data": rows.fingerprint,
+        }
+        score = context.compiled(
+            "reference_logprobs",
+            (self.needs,),
+            lambda: preference_scoring.reference_scores(network, self.needs),
+        )
+        table = preference_cache.cached(
+            context.folder(self.name) / f"reference_{split}.npz",
+            key,
+            lambda: preference_cache.collect(
+                lambda batch: score(variables, batch),
+                rows.epoch(),
+                len(dataset.records),
+            ),
+        )
+        return preference_cache.WithReference(stream, table, key), None
+
+    def evaluation(
+        self, frozen: algorithms.PreferenceFrozen, heldout: data.Dataset | None
+    ) -> loop.Evaluate | None:
+        """Held-out accuracy, margin and losses, where something is held out."""
+        if heldout is None:
+            return None
+        rows = self.stream(heldout, shuffle=False, remainder="pad")
+        batches = list(self.with_reference(rows, heldout, "heldout")[0].epoch())
+        return preference_evaluation.evaluation(
+            self.measured, frozen, batches, labels=self.needs.batch == "labels"
+        )
+
+    def load(self) -> Params:
+        """The trained policy as plain variables."""
+        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        base = {} if self.context.model.lora is None else self.start()[0]
+        merged = forward.merged(base, tuned)
+        return networks.merge_lora(merged, self.network.config)
+
+    def describe(self) -> dict[str, Any]:
+        """Shapes and arithmetic for `check`."""
+        unit = {"pairs": "pairs", "rankings": "rankings", "labels": "responses"}
+        return {
+            "state": jax.eval_shape(
+                self.learner.init, self.context.init_key(self.name)
+            ),
+            "batch": f"{self.batch_size} {unit[self.needs.batch]} x"
+            f" {self.context.task.length} tokens",
+            "optimizer steps": self.steps,
+            "reference": "none"
+            if self.reference is None
+            else f"{self.reference}, {'cached' if self.cache else 'scored each step'}",
+        }
