@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,8 @@ class Judge:
             inputs = scoring.sequences(rollout)
             outputs = network.apply(variables, inputs)
             index = masking.last_real_index(inputs.mask)[:, None]
-            scalars = jnp.take_along_axis(outputs.scalars, index, axis=1)[:, 0]
+            every: Any = outputs.scalars
+            scalars = jnp.take_along_axis(every, index, axis=1)[:, 0]
             hidden = jnp.take_along_axis(outputs.hidden, index[..., None], axis=1)
             return scalars, hidden[:, 0].astype(jnp.float32)
 

@@ -2,7 +2,8 @@
 
 A loss term is a plain function `(outputs, batch) -> (unreduced values, metrics)`;
 `combine` adds weights, schedules, masks and a reduction. See `combine.py` for how a
-loss is the same however its minibatch is divided.
+loss is the same however its minibatch is divided. What is here by name can be a term of
+a config; models with several heads have theirs in `attributes` and `odin`.
 """
 
 from rlhf_jax.losses.combine import (
@@ -50,6 +51,7 @@ from rlhf_jax.losses.regularizers import (
     lagrangian_kl_to_reference,
     z_loss,
 )
+from rlhf_jax.losses.ties import davidson
 from rlhf_jax.losses.value import ExplainedVariance, clipped_value, squared_value
 
 __all__ = [
@@ -74,6 +76,7 @@ __all__ = [
     "combine",
     "complete",
     "cross_entropy",
+    "davidson",
     "entropy_bonus",
     "kl_to_reference",
     "lagrangian_kl_to_reference",

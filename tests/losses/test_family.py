@@ -36,12 +36,14 @@ RANKING = {
     "plackett_luce": losses.plackett_luce(),
     "best_of_k": losses.best_of_k(),
     "score_centering": losses.score_centering(),
+    "davidson": losses.davidson(nu=0.5).values,
 }
 TERMS = {**POLICY, **LANGUAGE, **RANKING, "bradley_terry": losses.bradley_terry()}
 FACTORIES = {
     "policy_gradient", "clipped_surrogate", "clipped_value", "squared_value",
     "entropy_bonus", "kl_to_reference", "z_loss", "cross_entropy", "pretraining_mix",
     "all_pairs", "plackett_luce", "best_of_k", "score_centering", "bradley_terry",
+    "davidson",
 }  # fmt: skip
 
 
