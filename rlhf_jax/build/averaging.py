@@ -1,0 +1,99 @@
+"""The averaging stage: the weights of several reward models as one (WARM)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+
+from rlhf_jax import data, rewards, rollout
+from rlhf_jax.algorithms import reward_averaging
+from rlhf_jax.build import label, rm
+from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.section import Section
+from rlhf_jax.types import Network, Params, Scorer
+
+
+def average(name: str, section: Section, context: Context) -> Stage:
+    """Reads a section of kind `average`; later stages find its scorer by its name.
+
+    `members` are earlier reward-model stages that started from the same weights;
+    `data` are the rankings whose training half gives gain and bias, and whose held-out
+    half it is judged on.
+    """
+    stage = _Average(
+        name=name,
+        members=section.names("members"),
+        data=section.str("data"),
+        batch_size=section.int("batch_size", 1),
+        normalize=section.bool("normalize"),
+        context=context,
+        network=context.model.scalar(),
+    )
+    context.rewards[name] = stage.scorer
+    context.policies[name] = stage.load
+    return Stage(name, stage.run, stage.describe)
+
+
+class _Average(NamedTuple):
+    """What the section says; the weights are averaged whenever they are asked for."""
+
+    name: str
+    members: tuple[str, ...]
+    data: str
+    batch_size: int
+    normalize: bool
+    context: Context
+    network: Network
+
+    def run(self) -> dict[str, Any]:
+        """Judges the average on held-out pairs; measures gain and bias."""
+        variables = self.load()
+        measures = self.context.compiled(
+            "average_measures", (), lambda: rm.programs(self.network)
+        )
+        heldout = label.rankings(self.context, self.data, "heldout")
+        scores = rm.scores_of(measures.scores, variables, self.batches(heldout, "pad"))
+        noise = label.noise(self.context, self.data)
+        result = rm.judge(scores, heldout, noise)
+        if not self.normalize:
+            return {**result, "gain": 1.0, "bias": 0.0}
+        training = label.rankings(self.context, self.data, "train")
+        scores = rm.scores_of(
+            measures.scores, variables, self.batches(training, "drop")
+        )
+        return result | rewards.measure_gain_and_bias(scores.ravel())._asdict()
+
+    def batches(self, found: data.Dataset, remainder: str) -> list[Any]:
+        """All rankings of a dataset, in order."""
+        stream = data.ranking_stream(
+            found,
+            self.context.task.encoder,
+            batch_size=self.batch_size,
+            seed=self.context.seeds.data,
+            lengths=self.context.task.lengths,
+            shuffle=False,
+            remainder=remainder,
+        )
+        return list(stream.epoch())
+
+    def load(self) -> Params:
+        """The mean of the members' weights."""
+        path = f"config.{self.name}.members"
+        found = [self.context.policy(member, path) for member in self.members]
+        return reward_averaging.average(found)
+
+    def scorer(self) -> Scorer:
+        """The average with its gain and bias."""
+        done = self.context.folder(self.name) / "done.json"
+        result = json.loads(done.read_text())["result"]
+        gain, bias = result["gain"], result["bias"]
+        return rollout.reward_model_scorer(
+            self.network, self.load(), gain=gain, bias=bias
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Shapes for `check`."""
+        state = jax.eval_shape(self.network.init, self.context.init_key(self.name))
+        return {"state": state, "members": ", ".join(self.members)}
