@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import data, rng, rollout
-from rlhf_jax.build import elsewhere, models
+from rlhf_jax.build import aggregates, elsewhere, models
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.seeds import Seeds
@@ -27,13 +27,6 @@ from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Array, Learner, Params, PromptBatch, Scorer, TrainState
 
 T = TypeVar("T")
-
-AGGREGATES: dict[str, Callable[[list[Scorer]], Scorer]] = {
-    "sum": lambda found: rollout.sum_of(found, [1.0] * len(found)),
-    "mean": lambda found: rollout.ensemble(found, rollout.mean),
-    "minimum": lambda found: rollout.ensemble(found, rollout.minimum),
-}
-"""How several scorers become one."""
 
 
 class Stage(NamedTuple):
@@ -140,16 +133,16 @@ class Context(NamedTuple):
           source: a reward-model stage (`rm`), a Hugging Face directory of a reward
             model with its own tokenizer (`./reward-model`), a stage folder of another
             run with the same tokenizer (`runs/a/rm`), several of these as
-            `sum:a,b`, `mean:a,b` or `minimum:a,b`, or `gold`, the task's own reward.
+            `sum:a,b`, `mean:a,b`, `minimum:a,b`, `mean_minus_std(0.5):a,b` or
+            `mean_minus_variance(0.5):a,b`, or `gold`, the task's own reward.
           path: key that names it, for messages.
 
         Raises:
           UserError: no such stage comes before, and no such directory exists.
         """
-        aggregate, colon, members = source.partition(":")
-        if colon and aggregate in AGGREGATES:
-            found = [self.scorer(name, path) for name in members.split(",")]
-            return AGGREGATES[aggregate](found)
+        several = aggregates.parse(source)
+        if several is not None:
+            return several.make([self.scorer(name, path) for name in several.members])
         if source in self.rewards:
             return self.rewards[source]()
         if source == "gold" and self.task.gold is not None:

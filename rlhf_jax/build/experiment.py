@@ -13,6 +13,7 @@ from absl import logging
 
 from rlhf_jax import __version__, rng, rollout, sharding
 from rlhf_jax.build import (
+    averaging,
     claiming,
     defaults,
     enumerable_task,
@@ -44,6 +45,7 @@ KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "sft": sft.sft,
     "label": label.label,
     "rm": rm.reward_model,
+    "average": averaging.average,
     "ppo": ppo.ppo,
     "preference": preference.preference,
     "table": table.table,

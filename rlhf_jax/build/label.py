@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,10 +26,12 @@ def label(name: str, section: Section, context: Context) -> Stage:
     K responses per prompt are ranked by `gold + noise * g` with standard Gumbel g, so a
     pair is ordered as Bradley-Terry with scores gold / noise would order it, and the
     accuracy that any reward model can reach is known. `prompts` and `heldout` are how
-    many prompts are labelled, 0 for all of them.
+    many prompts are labelled, 0 for all of them. `length_bias`, which may be left out,
+    is what the annotator finds a token more to be worth, in units of gold.
     """
     source, responses = section.str("policy"), section.int("responses", 2)
     scale, temperature = section.float("noise", 0.0), section.float("temperature", 0.0)
+    bias = section.float("length_bias") if section.has("length_bias") else 0.0
     task, network = context.task, context.model.language()
     datasets = {"train": task.prompts, "heldout": task.heldout}
     counts = {
@@ -67,12 +69,13 @@ def label(name: str, section: Section, context: Context) -> Stage:
             rows = []
             for index, part in enumerate(chunks(prompts, chunk)):
                 found = sample(variables, part, rng.named(key, index))
-                rows += ranked(found, gold, scale, noise_of, responses, split, index)
+                felt = _felt(found, gold, scale, bias, noise_of, responses)
+                rows += ranked(found, felt, responses, split, index)
             rows = [with_cluster(row, task) for row in rows[: counts[split]]]
             write_lines(context.folder(name) / FILES[split], rows)
             ties = sum(len(set(row["ranks"])) < responses for row in rows)
             result[split] = {"rankings": len(rows), "with_ties": ties}
-        return {**result, "noise": scale}
+        return {**result, "noise": scale, **({"length_bias": bias} if bias else {})}
 
     def describe() -> dict[str, Any]:
         return {
@@ -92,19 +95,33 @@ def chunks(prompts: PromptBatch, size: int) -> Iterator[PromptBatch]:
         yield jax.tree.map(lambda x, r=rows: x[r], prompts)
 
 
-def ranked(
+class Felt(NamedTuple):
+    """Responses as gold has them and as the annotator does, float64[N K] each."""
+
+    gold: np.ndarray
+    felt: np.ndarray
+
+
+def _felt(
     found: Rollout,
     gold: Scorer,
     scale: float,
+    bias: float,
     noise_of: np.random.Generator,
     responses: int,
-    split: str,
-    index: int,
-) -> list[dict[str, Any]]:
-    """JSON rows of kind `ranking`, token ids as they were sampled."""
+) -> Felt:
+    """Gold, and gold with a taste for length and with noise."""
     scores = np.asarray(gold.apply(gold.init(), None, found).sequence, np.float64)
     scores = scores.reshape(-1, responses)
-    felt = scores + scale * noise_of.gumbel(size=scores.shape)
+    longer = bias * np.asarray(found.mask, np.float64).sum(axis=1).reshape(scores.shape)
+    return Felt(scores, scores + longer + scale * noise_of.gumbel(size=scores.shape))
+
+
+def ranked(
+    found: Rollout, judged: Felt, responses: int, split: str, index: int
+) -> list[dict[str, Any]]:
+    """JSON rows of kind `ranking`, token ids as they were sampled."""
+    scores, felt = judged
     host = jax.device_get(found)
     rows = []
     for row in range(scores.shape[0]):
@@ -166,8 +183,10 @@ def rankings(context: Context, source: str, split: str) -> data.Dataset:
 
 
 def noise(context: Context, source: str) -> float | None:
-    """Scale of the label noise of a labelling stage; None for labels of people."""
+    """Scale of the label noise of a labelling stage; None for labels of people, and
+    for annotators who follow more than gold."""
     path = context.folder(source) / "done.json"
     if not path.is_file():
         return None
-    return json.loads(path.read_text())["result"]["noise"]
+    result = json.loads(path.read_text())["result"]
+    return None if "length_bias" in result else result["noise"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.build import elsewhere
-from rlhf_jax.build.context import AGGREGATES, Context
+from rlhf_jax.build import aggregates
+from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import nearest
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.data import Dataset
@@ -52,6 +53,10 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
             _known(f"{path}.{key}", settings[key], known, "policy")
     if kind in ("rm", "preference"):
         _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
+    if kind == "average":
+        _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
+        for member in settings["members"]:
+            _known(f"{path}.members", member, rewards, "reward model")
     if kind == "ppo":
         _check_ppo(path, settings, context)
     if kind == "table" and context.user_scorer is None:
@@ -103,10 +108,9 @@ def _known(path: str, name: Any, known: Sequence[str], what: str) -> None:
 
 def _scorer(path: str, source: str, known: Sequence[str]) -> None:
     """A reward model, a directory of one, or several as `sum:a,b`."""
-    aggregate, colon, members = source.partition(":")
-    several = colon and aggregate in AGGREGATES
+    several = aggregates.parse(source)
     known = [name for name in known if not (several and name == "gold")]
-    for name in members.split(",") if several else [source]:
+    for name in several.members if several else [source]:
         if not (Path(name) / "config.json").is_file():
             _known(path, name, known, "reward model")
 

@@ -100,7 +100,8 @@ def noise(path: Path) -> float | None:
     if not done.is_file():
         return None
     try:
-        found = json.loads(done.read_text())["result"]["noise"]
+        result = json.loads(done.read_text())["result"]
+        found = None if "length_bias" in result else result["noise"]
     except (ValueError, KeyError, TypeError):
         return None
     return float(found) if isinstance(found, int | float) else None

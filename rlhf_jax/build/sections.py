@@ -150,6 +150,12 @@ def rm(learning_rate: float, **changes: Any) -> ConfigDict:
     )
 
 
+def average(**changes: Any) -> ConfigDict:
+    """The mean of the weights of several reward models (WARM)."""
+    values = dict(members=("rm",), data="label", batch_size=32, normalize=True)
+    return _section(dict(kind="average", **values), changes)
+
+
 def ppo(learning_rate: float, value_learning_rate: float, **changes: Any) -> ConfigDict:
     """PPO with the details of the N+ paper (arXiv:2403.17031)."""
     return _section(
