@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-import jax
-
 from rlhf_jax import data, rewards, rollout
 from rlhf_jax.algorithms import reward_averaging
 from rlhf_jax.build import label, rm
@@ -94,6 +92,5 @@ class _Average(NamedTuple):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Shapes for `check`."""
-        state = jax.eval_shape(self.network.init, self.context.init_key(self.name))
-        return {"state": state, "members": ", ".join(self.members)}
+        """What `check` prints; nothing is trained here."""
+        return {"members": ", ".join(self.members)}
