@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import data, rng, rollout
+from rlhf_jax import data, rng
 from rlhf_jax.build import aggregates, elsewhere, models
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
