@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.build import elsewhere
-from rlhf_jax.build import aggregates
+from rlhf_jax.build import aggregates, elsewhere
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import nearest
 from rlhf_jax.build.task_type import Task
