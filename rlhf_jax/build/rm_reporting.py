@@ -74,7 +74,7 @@ def report(options: argparse.Namespace) -> str:
         "data": str(path),
         **measured.source.counts,
         "responses": len(measured.scores),
-        "untied pairs": len(measured.found),
+        "untied pairs": measured.found.count,
         "tied pairs, left out": measured.found.tied,
         "prompts": len(np.unique(measured.found.cluster)),
         "label noise": "unknown" if noise is None else noise,
@@ -88,7 +88,7 @@ def _measure(opened: Opened, path: Path, limit: int) -> _Measured:
     if left_out:
         print(f"{path}: {left_out} records are too long, left out", file=sys.stderr)
     found = rm_report.pairs(source.rankings)
-    if not len(found):
+    if not found.count:
         raise UserError(f"{path}: every pair ties, so there is nothing to compare with")
     judge = Judge(opened)
     scores, hidden = judge(source.answers)

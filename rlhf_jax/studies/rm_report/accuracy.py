@@ -42,14 +42,14 @@ def overall(
     estimate = stats.clustered_mean(right(difference), found.cluster)
     reach = ceiling(found, noise)
     word = _verdict(estimate, None if reach is None else reach.mean)
-    rows = {"accuracy": _entry(estimate, word, len(found))}
+    rows = {"accuracy": _entry(estimate, word, found.count)}
     if reach is None:
         return rows
     known = "as given" if noise is not None else "fitted to labels and gold"
     rows["ceiling"] = entry(
         reach,
         "what label noise leaves",
-        n=len(found),
+        n=found.count,
         unit="share of pairs",
         definition="mean of max(p, 1 - p) over the same pairs, p = sigmoid of the gold"
         f" difference over the label noise ({known})",
@@ -164,5 +164,5 @@ def _share(difference: np.ndarray, found: Pairs, reach: float) -> Entry:
         return unknown("one prompt", unit="share", definition=definition)
     word = "high" if estimate.low >= LEAST_SHARE else "room left"
     return entry(
-        estimate, word, n=len(found), unit="share of the way", definition=definition
+        estimate, word, n=found.count, unit="share of the way", definition=definition
     )

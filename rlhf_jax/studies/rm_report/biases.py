@@ -51,25 +51,25 @@ def length_bias(difference: np.ndarray, found: Pairs) -> Entry:
         keep = [k for k in (0, 1) if np.any(columns[:, k])]
         fit = regression.least_squares(columns[:, keep], difference, found.cluster)
         estimate = fit.estimate([per if k == 1 else 0.0 for k in keep])
-        return _length_entry(estimate, len(found), BEYOND_GOLD)
+        return _length_entry(estimate, found.count, BEYOND_GOLD)
     together = regression.correlation(difference, found.length)
     if abs(together) >= COLLINEAR:
         estimate = _correlation(difference, found.length, found.cluster)
-        return _length_entry(estimate, len(found), BY_SCORE)
+        return _length_entry(estimate, found.count, BY_SCORE)
     columns = np.stack([difference, found.length], axis=1)
     fit = regression.logistic(columns, found.cluster)
     estimate = _scaled(fit.minus_ratio(1, 0), per)
     if not fit.estimate([1.0, 0.0]).low > 0:
         why = "the labels do not follow the score"
         return unknown(why, unit=UNIT, definition=BEYOND_LABEL)
-    return _length_entry(estimate, len(found), BEYOND_LABEL)
+    return _length_entry(estimate, found.count, BEYOND_LABEL)
 
 
 def length_correlation(difference: np.ndarray, found: Pairs) -> dict[str, Entry]:
     """Correlation of differences with length: of the score, and of gold or label."""
     if not np.any(found.length):
         return {}
-    truth = np.ones(len(found)) if found.gold is None else found.gold
+    truth = np.ones(found.count) if found.gold is None else found.gold
     name = "label" if found.gold is None else "gold"
     rows = {"length_correlation": difference, f"length_correlation_{name}": truth}
     own = regression.correlation(truth, found.length)
@@ -81,7 +81,7 @@ def length_correlation(difference: np.ndarray, found: Pairs) -> dict[str, Entry]
         entries[key] = entry(
             estimate,
             word if key == "length_correlation" else "to compare with",
-            n=len(found),
+            n=found.count,
             unit="correlation",
             definition="correlation (about 0) of length differences with differences"
             f" of {'the score' if key == 'length_correlation' else 'the ' + name}",
@@ -110,7 +110,7 @@ def position_bias(
     return entry(
         estimate,
         "biased" if beyond(estimate, PLACE_MARGIN) else "not shown",
-        n=len(found),
+        n=found.count,
         unit=unit,
         definition="mean share of wins of the first place over both orders, minus 1/2;"
         " a model that scores each response by itself has 0",

@@ -49,7 +49,7 @@ def measure(difference: np.ndarray, found: Pairs) -> dict[str, Entry]:
         entries["calibration_slope"] = entry(
             slope,
             _slope_verdict(slope),
-            n=len(found),
+            n=found.count,
             unit="1",
             definition=definition,
         )
@@ -86,7 +86,7 @@ def ece(difference: np.ndarray, found: Pairs) -> Entry:
     return entry(
         boot._replace(mean=float(value)),
         "calibrated" if value <= chance else "miscalibrated",
-        n=len(found),
+        n=found.count,
         unit="probability",
         definition=f"expected calibration error over {BINS} bins of equal size;"
         f" labels drawn from the forecasts themselves give up to {chance:.3g}",

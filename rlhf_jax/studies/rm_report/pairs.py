@@ -56,7 +56,9 @@ class Pairs(NamedTuple):
     fields: dict[str, np.ndarray]
     tied: int
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many there are."""
         return len(self.better)
 
     def difference(self, scores: np.ndarray) -> np.ndarray:

@@ -17,8 +17,6 @@ from rlhf_jax import stats
 from rlhf_jax.studies.rm_report.entries import CONFIDENCE
 
 STEPS, TOLERANCE = 60, 1e-10
-LARGEST = 1e3
-"""A standardized logistic slope beyond this means that the labels are separable."""
 
 
 class Fit(NamedTuple):
@@ -92,10 +90,10 @@ def logistic(x: Any, clusters: Any, wins: Any = None) -> Fit:
         curvature = (z * (lost * (1 - lost))[:, None]).T @ z
         step = _inverse(curvature) @ (z.T @ lost)
         slopes = slopes + np.clip(step, -3.0, 3.0)
-        if not np.all(np.abs(slopes) < LARGEST):
-            return _nothing(x.shape[1], len(np.unique(clusters)))
         if np.max(np.abs(step)) < TOLERANCE:
             break
+    else:  # the labels are separable, or the columns say the same
+        return _nothing(x.shape[1], len(np.unique(clusters)))
     lost = _sigmoid(-(z @ slopes))
     bread = _inverse((z * (lost * (1 - lost))[:, None]).T @ z)
     fit = _sandwich(slopes, bread, z * lost[:, None], clusters)

@@ -26,7 +26,7 @@ def consistency(
     return entry(
         estimate,
         against(estimate, KEPT, "consistent", "sensitive"),
-        n=len(found),
+        n=found.count,
         unit="share of pairs",
         definition=f"share of pairs that keep their order when {what}",
     )
@@ -59,7 +59,7 @@ def prompt_shuffle(
         "prompt_shuffle_accuracy_drop": entry(
             drop,
             "uses the prompt" if drop.low > 0 else "not shown",
-            n=len(found),
+            n=found.count,
             unit="share of pairs",
             definition="accuracy under the own prompt minus under that of another",
         ),
