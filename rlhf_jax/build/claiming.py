@@ -98,3 +98,9 @@ def _check_same(
     before = settings_of(old, names)
     for name in _begun(workdir, names):
         fingerprints.check(before[name], settings[name], checkpoint=str(workdir / name))
+
+
+def link(source: Path, place: Path) -> None:
+    """Makes a stage folder point to that of another run."""
+    if not place.is_symlink():
+        place.symlink_to(os.path.relpath(source, place.parent))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import data, rng
+from rlhf_jax import algorithms, data, rng
 from rlhf_jax.build import aggregates, elsewhere, models
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
@@ -65,6 +65,7 @@ class Context(NamedTuple):
       user_scorer: `config.scorer`, or None.
       gold_source: `task`, or the stage whose reward model stands in for gold.
       programs: compiled programs, shared with other runs of a study.
+      seat: makes the learner of a PPO stage; in a pack, one of its seats.
     """
 
     workdir: Path
@@ -85,6 +86,7 @@ class Context(NamedTuple):
     user_scorer: Scorer | None
     gold_source: str
     programs: Programs
+    seat: Callable[[algorithms.PPO], Learner]
 
     def compiled(self, kind: str, made_of: Any, make: Callable[[], T]) -> T:
         """A program of this model and these lengths, built once in the process.

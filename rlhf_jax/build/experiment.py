@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from rlhf_jax import __version__, rng, rollout, sharding
+from rlhf_jax import __version__, algorithms, rng, rollout, sharding
 from rlhf_jax.build import (
     averaging,
     claiming,
@@ -39,6 +38,7 @@ from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import retention, writers
 from rlhf_jax.training.stopping import Preempted, Stop
+from rlhf_jax.types import Learner
 
 KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "pretraining": sft.pretraining,
@@ -60,7 +60,11 @@ PREEMPTED = 143
 
 
 def build(
-    config: Any, workdir: Path, stop: Stop, programs: Programs | None = None
+    config: Any,
+    workdir: Path,
+    stop: Stop,
+    programs: Programs | None = None,
+    seat: Callable[[algorithms.PPO], Learner] | None = None,
 ) -> tuple[Context, list[Stage]]:
     """Reads the whole config; nothing is trained and nothing written.
 
@@ -69,6 +73,7 @@ def build(
       workdir: folder of the run.
       stop: set by SIGTERM.
       programs: of other runs of the same study, or None.
+      seat: see `Context`, or None.
 
     Raises:
       UserError: any key that is unknown, unread, of the wrong type or out of range.
@@ -80,7 +85,9 @@ def build(
     seeds = seeding.seeds(root)
     task, model = _task_and_model(root, seeds)
     context = _context(root, workdir, stop, task, model, seeds, plain, names)
-    context = context._replace(programs=programs or Programs())
+    context = context._replace(
+        programs=programs or Programs(), seat=seat or (lambda built: built.learner)
+    )
     stages = []
     for name in names:
         section = root.section(name)
@@ -158,6 +165,7 @@ def _context(
         user_scorer=_user_scorer(spec, task),
         gold_source=root.str("gold"),
         programs=Programs(),
+        seat=lambda built: built.learner,
     )
 
 
@@ -250,6 +258,7 @@ def execute(
     programs: Programs | None = None,
     only: tuple[str, ...] | None = None,
     shared: Mapping[str, Path] | None = None,
+    seat: Callable[[algorithms.PPO], Learner] | None = None,
 ) -> int:
     """Runs the stages, or what is missing of them; returns the exit code.
 
@@ -259,15 +268,16 @@ def execute(
       programs: compiled programs of other runs of the process, or None.
       only: names of the stages to run, or None for all.
       shared: stage -> its folder in another run that has done it, to point there.
+      seat: makes the learners of PPO stages; None for ordinary ones.
 
     Raises:
       UserError: bad input, or a workdir that holds another experiment.
     """
     with Stop() as stop:
-        context, stages = build(config, workdir, stop, programs)
+        context, stages = build(config, workdir, stop, programs, seat)
         claiming.claim(workdir, config.to_dict(), context.settings, _settings)
         for name, source in (shared or {}).items():
-            _link(source, workdir / name)
+            claiming.link(source, workdir / name)
         context.writers.extend(_open_writers(config, workdir))
         try:
             for stage in stages:
@@ -285,9 +295,3 @@ def execute(
             for writer in context.writers:
                 writer.close()
     return 0
-
-
-def _link(source: Path, place: Path) -> None:
-    """Makes a stage folder point to that of another run."""
-    if not place.is_symlink():
-        place.symlink_to(os.path.relpath(source, place.parent))

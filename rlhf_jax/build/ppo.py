@@ -101,7 +101,10 @@ class _PPO(NamedTuple):
         context.train(
             self.name,
             tracing.dumping(
-                built, self.terms, context.dump_step, context.folder(self.name)
+                built._replace(learner=context.seat(built)),
+                self.terms,
+                context.dump_step,
+                context.folder(self.name),
             ),
             frozen=frozen,
             batches=batches,

@@ -9,6 +9,7 @@ That is the key here: the values that a program closes over, never a seed.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
+        self._lock = threading.RLock()
 
     def reuse(self, made_of: Any, make: Callable[[], T]) -> T:
         """What was made of the same values before, or what `make` makes now.
@@ -32,9 +34,10 @@ class Programs:
           make: builds it.
         """
         key = json.dumps(made_of, sort_keys=True, default=repr)
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            return self._made[key]
 
 
 def of_ppo(section: Mapping[str, Any]) -> dict[str, Any]:

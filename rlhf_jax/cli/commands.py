@@ -59,12 +59,22 @@ def _train(options: Options) -> int:
     return experiment.run(config, workdir)
 
 
+def _ablate_arguments(parser: Parser) -> None:
+    _train_arguments(parser)
+    parser.add_argument(
+        "--pack",
+        choices=("none", "vmap"),
+        default="none",
+        help="vmap: the seeds of a cell as one program, for accelerators",
+    )
+
+
 def _ablate(options: Options) -> int:
     config = _load(options)
     from rlhf_jax.build import ablating, runtime
 
     runtime.prepare()
-    return ablating.ablate(config, _workdir(options, None))
+    return ablating.ablate(config, _workdir(options, None), options.pack == "vmap")
 
 
 def _reproduce_arguments(parser: Parser) -> None:
@@ -167,7 +177,7 @@ ALL = (
         "Run a study: cells of a config under paired seeds, with intervals.",
         "  rlhf-jax ablate --config=experiments/ablations/ppo_terms.py"
         " --workdir=runs/ppo_terms",
-        _train_arguments,
+        _ablate_arguments,
         _ablate,
     ),
     Command(

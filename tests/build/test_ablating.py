@@ -14,7 +14,14 @@ import ml_collections
 import pytest
 
 from rlhf_jax import training
-from rlhf_jax.build import ablating, exact_worlds, experiment, loading, sections
+from rlhf_jax.build import (
+    ablating,
+    exact_worlds,
+    experiment,
+    loading,
+    sections,
+    studying,
+)
 from rlhf_jax.errors import UserError
 
 STUDY = dict(
@@ -91,7 +98,7 @@ def test_a_second_seed_compiles_nothing(tmp_path):
     """n seeds cost one compilation: weights, keys and coefficients are arguments, so
     the cells of the next seed, and a cell that changes a coefficient, compile no
     learner anew."""
-    study = ablating.read(small())
+    study = studying.read(small())
     runner = ablating._Runner(study, tmp_path, experiment.Programs())
     baseline, without, other = study.plan.cells
     for cell in (baseline, without, other):
@@ -130,7 +137,7 @@ def test_shared_stages_are_trained_once_per_seed(tmp_path):
             "seeds": (3,),
         }
     )
-    study = ablating.read(config)
+    study = studying.read(config)
     assert study.shared == ("sft",)
     assert [cell.name for cell in study.plan.others] == ["epochs=2", "temperature=0.5"]
     assert ablating.ablate(config, tmp_path) == 0
@@ -168,7 +175,7 @@ def test_bad_studies_are_refused_before_anything_runs(study, message, tmp_path):
 def test_a_config_without_a_study_is_refused():
     config = loading.load("experiments/quickstart.py:tiny")
     with pytest.raises(UserError, match="config.study is missing"):
-        ablating.read(config)
+        studying.read(config)
 
 
 def test_parts_that_a_change_drops_leave_no_keys_behind():
@@ -212,3 +219,64 @@ def test_a_study_killed_three_times_ends_the_same(tmp_path):
         child.wait()
     subprocess.run(command(tmp_path / "killed"), check=True, **options)
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+def test_packed_seeds_end_as_single_ones(tmp_path):
+    """vmap over seeds: the same numbers up to round-off, also where one diverges."""
+    config = small(seeds=3)
+    assert ablating.ablate(config, tmp_path / "single") == 0
+    assert ablating.ablate(config, tmp_path / "packed", packed=True) == 0
+    single, packed = (
+        json.loads(results(tmp_path / name)) for name in ("single", "packed")
+    )
+    for a, b in zip(_numbers(single), _numbers(packed), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+
+
+def _numbers(tree):
+    if isinstance(tree, dict):
+        return [x for key in sorted(tree) for x in _numbers(tree[key])]
+    if isinstance(tree, list):
+        return [x for item in tree for x in _numbers(item)]
+    return [tree] if isinstance(tree, float) else []
+
+
+def test_a_diverged_seed_of_a_pack_is_frozen_alone(tmp_path, monkeypatch):
+    """One seed meets a NaN; it is recorded, the others end as without it."""
+    from rlhf_jax.build import ppo
+
+    start = ppo._PPO.start
+
+    def poisoned(self):
+        base, groups = start(self)
+        if self.context.seeds.sampling == 1:
+            groups = jax.tree.map(lambda x: x.at[0].set(jax.numpy.nan), groups)
+        return base, groups
+
+    config = small(seeds=3, terms=STUDY["terms"][:1])
+    assert ablating.ablate(config, tmp_path / "whole", packed=True) == 0
+    monkeypatch.setattr(ppo._PPO, "start", poisoned)
+    assert ablating.ablate(config, tmp_path / "poisoned", packed=True) == 0
+    for seed, same in ((0, True), (1, False), (2, True)):
+        found = [
+            json.loads(path.read_text())
+            for name in ("whole", "poisoned")
+            for path in sorted((tmp_path / name).glob(f"results/*/seed-{seed}.json"))
+        ]
+        half = len(found) // 2
+        for a, b in zip(found[:half], found[half:], strict=True):
+            assert bool(b.get("diverged")) != same
+            if same:
+                assert a["metrics"] == pytest.approx(b["metrics"], rel=1e-4)
+
+
+def test_packed_seeds_score_with_their_own_reward_models():
+    """Two seeds with two frozen scorers score differently inside one program."""
+    from rlhf_jax.algorithms import packing
+
+    def take(state, frozen, batch):
+        return state + 1, {"score": frozen * batch}
+
+    found = packing.packed(take)(((0, 2.0, 3.0), (5, 7.0, 3.0)))
+    assert [int(state) for state, _ in found] == [1, 6]
+    assert [float(m["score"]) for _, m in found] == [6.0, 21.0]
