@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import algorithms, rng, rollout
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import tracing
+from rlhf_jax.build import aggregates, alarming, tracing
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.ppo_settings import Batches, Settings
 from rlhf_jax.studies import schema
@@ -27,8 +27,26 @@ def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
     return found
 
 
+def watched(context: Context, proxy: Scorer, source: str) -> dict[str, Scorer]:
+    """`scorers`, and of an ensemble the disagreement of its members.
+
+    Args:
+      context: of the run.
+      proxy: what is trained on.
+      source: how the config names it.
+    """
+    found = scorers(context, proxy)
+    several = aggregates.parse(source) if context.user_scorer is None else None
+    if several is not None and len(several.members) > 1:
+        members = [context.scorer(name, "reward_model") for name in several.members]
+        found["disagreement"] = aggregates.disagreement(members)
+    return found
+
+
 class Evaluator(NamedTuple):
     """`loop.Evaluate` on the same held-out prompts and noise each time.
+
+    Beside what it measures it gives the levels of the alarms (`studies.alarms`).
 
     The last evaluation also shows its samples token by token, from a step that is
     computed on the held-out prompts and thrown away.
@@ -50,6 +68,10 @@ class Evaluator(NamedTuple):
         found = self.measure(variables, self.frozen.reference, self.prompts, key)
         held_out = {column: entry["mean"] for column, entry in found.table.items()}
         held_out |= {f"{column}_se": e["se"] for column, e in found.table.items()}
+        held_out |= alarming.repetition([row["response"] for row in found.records])
+        held_out |= alarming.levels(
+            self.context.folder(self.stage), step, held_out, self.context.eval_scorers
+        )
         rows = [
             self._row(step, record)
             for record in found.records[: self.numbers.shown_samples]
@@ -147,7 +169,7 @@ def evaluator(
     measure = measuring(
         context,
         built.parts.policy,
-        scorers(context, built.parts.scorer),
+        watched(context, built.parts.scorer, numbers.reward_model),
         temperature=numbers.eval_temperature,
         samples=1,
         chunk_size=numbers.eval_prompts,

@@ -96,6 +96,21 @@ PANELS = (
         (0.0,),
     ),
     Panel(
+        "Alarms",
+        "level (1 rings)",
+        (
+            Line("KL accelerates", ("eval/alarm_kl",), "kl"),
+            Line("length rises", ("eval/alarm_length",), "c1"),
+            Line("entropy falls", ("eval/alarm_entropy",), "c0"),
+            Line("repetition", ("eval/alarm_repetition",), "c2"),
+            Line("ensemble disagrees", ("eval/alarm_disagreement",), "c5"),
+            Line("held-out model lags", ("eval/alarm_gap",), "c3"),
+        ),
+        "Signs of over-optimization that need no gold, each over what would be "
+        "remarkable (docs/alarms.md says how well they tell). At 1 an alarm rings.",
+        (0.0, 1.0),
+    ),
+    Panel(
         "Responses cut off",
         "share of responses",
         (
