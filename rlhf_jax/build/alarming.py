@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_jax import rollout
+from rlhf_jax import stats
 from rlhf_jax.studies import alarms
 
 FILE = "evaluations.jsonl"
@@ -25,8 +25,8 @@ WATCHED = ("kl", "length", "entropy", "repetition", "disagreement", "proxy")
 def repetition(responses: Sequence[str]) -> dict[str, float]:
     """`repetition` and its standard error, of one response a prompt."""
     shares = [alarms.repeated_ngrams(response.split()) for response in responses]
-    found = rollout.entry(np.asarray(shares, np.float64))
-    return {"repetition": found["mean"], "repetition_se": found["se"]}
+    found = stats.mean(np.asarray(shares, np.float64))
+    return {"repetition": found.mean, "repetition_se": found.se}
 
 
 def levels(
