@@ -52,9 +52,6 @@ KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "pydoc_summary": pydoc_summary.pydoc_summary,
     "exact": exact.exact,
 }
-AnyModel = models.Model | enumerable_task.TabularModel
-"""What a run's networks are made from."""
-
 PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
 
@@ -99,7 +96,8 @@ def build(
     return context, stages
 
 
-def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, AnyModel]:
+def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, Any]:
+    """The task, and a `models.Model` or what stands for one in tables."""
     section, data = root.section("model"), root.section("task")
     if models.is_tabular(section):
         section.str("family")
@@ -136,7 +134,7 @@ def _context(
     workdir: Path,
     stop: Stop,
     task: tasks.Task,
-    model: AnyModel,
+    model: Any,
     seeds: seeding.Seeds,
     plain: Mapping[str, Any],
     names: tuple[str, ...],

@@ -86,8 +86,21 @@ def preference(name: str, section: Section, context: Context) -> Stage:
             ),
         ),
     )
+    _check_data(section.path, stage)
     context.policies[name] = stage.load
     return Stage(name, stage.run, stage.describe)
+
+
+def _check_data(path: str, stage: _Preference) -> None:
+    """Data that are there already must hold a batch of what the method takes."""
+    found = stage.source.name == "task" and preference_data.load(
+        stage.context, stage.source, "train"
+    )
+    if found and len(found.dataset.records) < stage.batch_size:
+        raise UserError(
+            f"{path}.batch_size={stage.batch_size} asks for more than the"
+            f" {len(found.dataset.records)} {stage.needs.batch} of the task; lower it"
+        )
 
 
 def _names(section: Section) -> tuple[str, ...]:

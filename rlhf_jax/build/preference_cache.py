@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +56,8 @@ def cached(
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.savez(file, **{KEY: np.asarray(json.dumps(plain))}, **found)  # type: ignore
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
     return found
 
@@ -63,7 +67,7 @@ def _read(path: Path, key: Mapping[str, Any]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         stored = json.loads(str(arrays.pop(KEY)))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read ({error}); delete it to compute the reference"
             " log-probs again"

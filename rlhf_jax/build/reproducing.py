@@ -45,7 +45,7 @@ def reproduce(
     return reproduction.exit_code(results)
 
 
-def _read(claims: Path) -> tuple[reproduction.Claim, ...]:
+def _read(claims: Path) -> list[reproduction.Claim]:
     if not claims.is_dir():
         raise UserError(
             f"--claims={claims} is no folder; run from the repository, or name one"

@@ -42,7 +42,7 @@ def read(config: ConfigDict) -> Study:
     Raises:
       UserError: a key that is missing or unknown, or a cell that does not build.
     """
-    base = ConfigDict(copy.deepcopy(config.to_dict()))
+    base: Any = ConfigDict(copy.deepcopy(config.to_dict()))
     if "study" not in base:
         raise UserError(
             "config.study is missing: it names the cells, seeds and metrics of an"
@@ -123,7 +123,7 @@ def configured(
     Raises:
       UserError: a change of a key that does not exist.
     """
-    config = ConfigDict(copy.deepcopy(base.to_dict()))
+    config: Any = ConfigDict(copy.deepcopy(base.to_dict()))
     for key, value in changes.items():
         _change(config, key, value)
     for name in config.stages:
@@ -138,7 +138,7 @@ def configured(
 
 def _change(config: ConfigDict, key: str, value: Any) -> None:
     *above, last = key.split(".")
-    level = config
+    level: Any = config
     for part in above:
         if part not in level:
             raise UserError(

@@ -36,7 +36,7 @@ def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
     return config
 
 
-def _workdir(options: Options, seed: int | None) -> Path:
+def _workdir(options: Options, seed: object) -> Path:
     """The given folder, or one that carries the experiment's name and seed."""
     if options.workdir is not None and not options.workdir.strip():
         raise UserError("--workdir is empty; name a folder, or leave it out")
