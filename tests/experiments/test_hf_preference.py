@@ -1,0 +1,124 @@
+"""Preference learning on a directory that transformers wrote, killed and exported."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from transformers import LlamaConfig
+
+from rlhf_jax.build import experiment, exporting
+from rlhf_jax.data import tokenizer as tokenizers
+from rlhf_jax.errors import UserError
+from rlhf_jax.training import digest
+
+LETTERS = "abcdefghijkl"
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A random Llama of 14 words, with its tokenizer."""
+    folder = tmp_path / "llama"
+    transformers.set_seed(0)
+    config = LlamaConfig(
+        vocab_size=14,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=24,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    names = ["<pad>", "<eos>", *LETTERS]
+    tokenizers.symbols(14, pad_token=0, end_token=1, names=names).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def feedback(tmp_path):
+    """Rankings of three: more of the letter a is better."""
+    path = tmp_path / "feedback.jsonl"
+    with path.open("w") as file:
+        for i in range(24):
+            own = LETTERS[i % 12]
+            texts = {"good": "a a a " + own, "so so": "a " + own, "bad": "l " + own}
+            responses = [{"id": k, "text": text} for k, text in texts.items()]
+            row = {"id": f"q{i}", "prompt": f"{own} {LETTERS[i // 2]} c"}
+            row |= {"responses": responses, "ranking": [[name] for name in texts]}
+            file.write(json.dumps(row) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def configured(tiny, directory, feedback):
+    def make(**settings):
+        base = {"model.path": directory, "data.path": feedback}
+        base["task.heldout_share"] = "0.3"
+        return tiny("hf_preference.py:tiny", **base | settings)
+
+    return make
+
+
+def logits(folder):
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    return model(torch.arange(8)[None]).logits
+
+
+@pytest.mark.parametrize(
+    "loss, settings",
+    [
+        ("dpo", {"preference.cache_reference": "True"}),
+        ("kto", {"model.lora.rank": "2", "preference.microbatches": "2"}),
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one_and_is_exported(
+    loss, settings, configured, continued, directory, tmp_path
+):
+    expected, found = continued(configured(loss=loss, **settings), "preference")
+    assert found == expected
+    stage, out = tmp_path / "killed" / "preference", tmp_path / "out"
+    exporting.export(stage, out)
+    assert not torch.equal(logits(out), logits(directory)), "it learned"
+    assert transformers.AutoTokenizer.from_pretrained(out)("a b")["input_ids"]
+    heldout = json.loads((stage / "done.json").read_text())["result"]["heldout"]
+    assert {"accuracy", "margin", "loss", f"loss/{loss}"} <= set(heldout)
+
+
+@pytest.mark.parametrize("loss", ["ipo", "simpo", "orpo", "plackett_luce_dpo"])
+def test_each_method_trains_on_the_same_file(loss, configured, tmp_path):
+    config = configured(loss=loss, **{"preference.steps": "2"})
+    assert experiment.run(config, tmp_path / "run") == 0
+    record = json.loads((tmp_path / "run/preference/done.json").read_text())
+    assert record["result"]["examples"] > 8
+
+
+def test_a_stale_cache_stops_the_run(configured, directory, tmp_path, monkeypatch):
+    settings = {"preference.cache_reference": "True", "preference.steps": "2"}
+    run = tmp_path / "run"
+    assert experiment.run(configured(**settings), run) == 0
+    for name in ("done.json", "checkpoints"):
+        (run / "preference" / name).rename(tmp_path / name)
+    transformers.set_seed(1)
+    config = transformers.AutoConfig.from_pretrained(directory)
+    transformers.LlamaForCausalLM(config).save_pretrained(directory)
+    with pytest.raises(UserError, match="stale cache.*another reference model"):
+        experiment.run(configured(**settings), run)
+
+
+@pytest.mark.identity("I15")
+def test_a_policy_starts_from_the_stage_before_and_its_optimizer_anew(
+    tiny, continued, tmp_path
+):
+    """DPO after SFT starts at log 2, with step 0 of its own schedule."""
+    config = tiny("dpo_chain.py:tiny", **{"dpo.optimizer.warmup_steps": "2"})
+    expected, found = continued(config, "dpo")
+    assert found == expected
+    rows = map(json.loads, (tmp_path / "killed" / "metrics.jsonl").open())
+    first = next(row for row in rows if row["stage"] == "dpo")
+    third = pytest.approx(1e-4)  # of 3e-4: the first of two warm-up steps
+    assert first["step"] == 0 and first["optim/lr"] == third
+    assert first["loss/dpo"] == pytest.approx(0.6931472, abs=1e-6)
+    table = json.loads((tmp_path / "killed" / "summary.json").read_text())["table"]
+    assert {"sft", "dpo"} <= set(table)
+    assert digest(tmp_path / "killed") == found
