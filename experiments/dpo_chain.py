@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
         optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
         eval_every=200,
     )
-    config.label = sections.label(prompts=6144, heldout=512, noise=0.1, batch_size=512)
+    config.label = sections.label(prompts=3072, heldout=256, noise=0.1, batch_size=512)
     config.dpo = preference_sections.preference(
         3e-4,
         loss=config.get_ref("loss"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +67,9 @@ def label(name: str, section: Section, context: Context) -> Stage:
             prompts = context.prompts(dataset, counts[split])
             key = rng.named(rng.root(context.seeds.sampling), name, split)
             # 5 and 7: the two splits have noise of their own under one label seed.
-            noise_of = np.random.default_rng([context.seeds.label, len(split)])
+            noise_of = np.random.default_rng(
+                [context.seeds.label, len(split), *_round(name)]
+            )
             rows = []
             for index, part in enumerate(chunks(prompts, chunk)):
                 found = sample(variables, part, rng.named(key, index))
@@ -84,6 +88,11 @@ def label(name: str, section: Section, context: Context) -> Stage:
         }
 
     return Stage(name, run, describe)
+
+
+def _round(name: str) -> tuple[int, ...]:
+    """What sets the noise of `round-2/label` apart from that of `round-1/label`."""
+    return (zlib.crc32(name.encode()),) if "/" in name else ()
 
 
 def chunks(prompts: PromptBatch, size: int) -> Iterator[PromptBatch]:
@@ -166,7 +175,13 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def rankings(context: Context, source: str, split: str) -> data.Dataset:
-    """The rankings of a labelling stage, or the task's own (`task`)."""
+    """The rankings of a labelling stage, of several, or the task's own (`task`).
+
+    The union of several stages is written `round-1/label,round-2/label`; ids of its
+    records begin with the stage.
+    """
+    if "," in source:
+        return _union(context, source.split(","), split)
     if source == "task":
         if context.task.rankings is None:
             raise UserError("config.task has no rankings; name a file of rankings")
@@ -182,11 +197,24 @@ def rankings(context: Context, source: str, split: str) -> data.Dataset:
     return data.jsonl(path, "ranking", name=f"{source}-{split}")
 
 
+def _union(context: Context, sources: list[str], split: str) -> data.Dataset:
+    records = [
+        dataclasses.replace(record, id=f"{source}:{record.id}")
+        for source in sources
+        for record in rankings(context, source, split).records
+    ]
+    return data.in_memory(records, name=f"{'+'.join(sources)}-{split}")
+
+
 def noise(context: Context, source: str) -> float | None:
-    """Scale of the label noise of a labelling stage; None for labels of people, and
-    for annotators who follow more than gold."""
+    """Scale of the label noise of a labelling stage; None for labels of people, and for
+    a union of stages that differ in it."""
+    found = {_noise(context, name) for name in source.split(",")}
+    return found.pop() if len(found) == 1 else None
+
+
+def _noise(context: Context, source: str) -> float | None:
     path = context.folder(source) / "done.json"
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())["result"]
-    return None if "length_bias" in result else result["noise"]
+    return json.loads(path.read_text())["result"]["noise"]

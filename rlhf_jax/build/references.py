@@ -51,9 +51,11 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
         if settings[key] is not None or kind != "preference" or key != "reference":
             _known(f"{path}.{key}", settings[key], known, "policy")
     if kind in ("rm", "preference"):
-        _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
+        for source in settings["data"].split(","):
+            _known(f"{path}.data", source, _labels(name, plain), "labels")
     if kind == "average":
-        _known(f"{path}.data", settings["data"], _labels(name, plain), "labels")
+        for source in settings["data"].split(","):
+            _known(f"{path}.data", source, _labels(name, plain), "labels")
         for member in settings["members"]:
             _known(f"{path}.members", member, rewards, "reward model")
     if kind == "ppo":
@@ -166,8 +168,9 @@ def _check_labels(
     path: str, settings: Mapping[str, Any], plain: Mapping[str, Any], context: Context
 ) -> None:
     """A batch of rankings must not be larger than what will be labelled."""
-    source = settings["data"]
-    total = plain[source]["prompts"] or len(context.task.prompts.records)
+    source, everything = settings["data"], len(context.task.prompts.records)
+    stages = [name for name in source.split(",") if name != "task"]
+    total = sum(plain[name]["prompts"] or everything for name in stages)
     total = total if settings["half"] == "all" else total // 2
     if settings["batch_size"] > total:
         raise UserError(

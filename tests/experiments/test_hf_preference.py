@@ -122,3 +122,18 @@ def test_a_policy_starts_from_the_stage_before_and_its_optimizer_anew(
     table = json.loads((tmp_path / "killed" / "summary.json").read_text())["table"]
     assert {"sft", "dpo"} <= set(table)
     assert digest(tmp_path / "killed") == found
+
+
+def test_rounds_learn_from_the_union_of_their_labels(tiny, tmp_path):
+    run = tmp_path / "run"
+    assert experiment.run(tiny("iterated_dpo.py:tiny"), run) == 0
+    results = [
+        json.loads((run / f"round-{n}/dpo/done.json").read_text())["result"]
+        for n in (1, 2)
+    ]
+    assert results[1]["examples"] > 1.5 * results[0]["examples"]
+    one, two = ((run / f"round-{n}/label/rankings.jsonl").read_text() for n in (1, 2))
+    assert one != two
+    exporting.export(run / "round-2" / "dpo", tmp_path / "out")
+    assert torch.isfinite(logits(tmp_path / "out")).all()
+    assert set(digest(run))
