@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -73,6 +73,26 @@ class Judge:
             hidden.append(np.asarray(states, np.float64))
         count = len(answers)
         return Judged(np.concatenate(scores)[:count], np.concatenate(hidden)[:count])
+
+
+def token_scores(opened: Opened, answers: Sequence[Answer]) -> Iterator[np.ndarray]:
+    """Raw scalars after each token of each response, float64[n]."""
+    network, pad = opened.network, opened.encoder.tokenizer.pad_token
+
+    @jax.jit
+    def scalars(variables: Params, rollout: Rollout) -> Any:
+        outputs = network.apply(variables, scoring.sequences(rollout))
+        every: Any = outputs.scalars
+        return every[:, rollout.prompt.tokens.shape[1] :]
+
+    widths = [max(len(answer[side]) for answer in answers) for side in (0, 1)]
+    for start in range(0, len(answers), ROWS):
+        part = answers[start : start + ROWS]
+        rows = [*part, *[part[-1]] * (min(ROWS, len(answers)) - len(part))]
+        prompt = left_padded([one[0] for one in rows], widths[0], pad)
+        found = answered(prompt, [one[1] for one in rows], widths[1], pad)
+        values = np.asarray(scalars(opened.variables, found), np.float64)
+        yield from (v[: len(a[1])] for v, a in zip(values, part, strict=False))
 
 
 def left_padded(rows: Sequence[np.ndarray], width: int, pad: int) -> PromptBatch:

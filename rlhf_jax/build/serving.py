@@ -116,10 +116,12 @@ def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Scores the responses of a JSONL file.
 
     Args:
-      options: `model` and `data`, a file of lines with `prompt` and `response`.
+      options: `model`, `data`, a file of lines with `prompt` and `response`, and
+        `tokens`.
 
     Yields:
-      Each line with `score`, gain and bias included.
+      Each line with `score`, gain and bias included; with `tokens` also the score as
+      it stands after each token of the response, `[{"text", "score"}, ...]`.
 
     Raises:
       UserError: no reward model, a bad line (file, line and field named), or one that
@@ -149,6 +151,12 @@ def score(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 )
         pairs.append((prompt, response))
     scores = _scores(opened, pairs)
+    if options.tokens:
+        inside = _token_scores(opened, pairs)
+        return (
+            {**r[1], "score": s, "tokens": t}
+            for r, s, t in zip(records, scores, inside, strict=True)
+        )
     return ({**r[1], "score": s} for r, s in zip(records, scores, strict=True))
 
 
@@ -166,6 +174,21 @@ def _scores(
         found = answering.answered(prompt, [row[1] for row in rows], widths[1], pad)
         values = np.asarray(scorer.apply(frozen, None, found).sequence)
         yield from (round(float(v), 6) for v in values[: len(pairs) - start])
+
+
+def _token_scores(
+    opened: Opened, pairs: Sequence[answering.Answer]
+) -> Iterator[list[dict[str, Any]]]:
+    """The score of each response if it ended after each of its tokens."""
+    decode = opened.encoder.tokenizer.decode
+    every = answering.token_scores(opened, pairs)
+    for (_, response), raw in zip(pairs, every, strict=True):
+        texts = [decode([int(token)]) for token in response]
+        values = [round(float(opened.gain * v + opened.bias), 6) for v in raw]
+        yield [
+            {"text": text, "score": value}
+            for text, value in zip(texts, values, strict=True)
+        ]
 
 
 def _in_range(

@@ -42,6 +42,9 @@ def _score_arguments(parser: Parser) -> None:
     parser.add_argument(
         "data", metavar="FILE.jsonl", help="lines with prompt, response"
     )
+    parser.add_argument(
+        "--tokens", action="store_true", help="also the score after each token"
+    )
 
 
 def _score(options: Options) -> int:
