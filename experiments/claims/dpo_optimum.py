@@ -8,7 +8,6 @@ World E64: all 64 responses and all pairs of them are summed over in float64, so
 is no sampling, and the loss is that of `rlhf_jax.losses.preference`.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
