@@ -120,13 +120,13 @@ def edited(
     Returns:
       None where the edit fits no response.
     """
-    result, changed = [], 0
+    result, done = [], 0
     for text, answer in zip(source.texts, source.answers, strict=True):
         new = edit(text, answer)
-        fresh = answer if new is None else _edit(opened, answer, new)
-        changed += fresh is not answer
-        result.append(fresh)
-    return result if changed else None
+        fresh = None if new is None else _edit(opened, answer, new)
+        done += fresh is not None
+        result.append(fresh or answer)
+    return result if done else None
 
 
 def another_prompt(source: Source) -> list[Answer] | None:
@@ -166,7 +166,7 @@ def neighbors(text: Any, answer: Answer) -> Any:
     if isinstance(text, str) or len(ids) < 4:
         return None
     ids[middle - 1], ids[middle] = ids[middle], ids[middle - 1]
-    return ids
+    return tuple(ids)
 
 
 def twice(text: Any, answer: Answer) -> Any:
@@ -174,7 +174,7 @@ def twice(text: Any, answer: Answer) -> Any:
     if isinstance(text, str):
         return f"{text} {text}"
     ids = answer[1].tolist()
-    return ids[:-1] + ids if len(ids) > 1 else None
+    return tuple(ids[:-1] + ids) if len(ids) > 1 else None
 
 
 def _kind(path: Path) -> str:
@@ -209,15 +209,14 @@ def _answer(opened: Opened, prompt: Any, response: Any, place: str) -> Answer:
     return answer
 
 
-def _edit(opened: Opened, answer: Answer, new: Any) -> Answer:
-    """The answer with another response; the old one where the new one cannot be."""
+def _edit(opened: Opened, answer: Answer, new: Any) -> Answer | None:
+    """The answer with another response; None where there cannot be such a one."""
     try:
         response = opened.encoder.response(new)
     except UserError:
-        return answer
+        return None
     fits = 0 < len(response) <= opened.context_length - len(answer[0])
-    same = np.array_equal(response, answer[1])
-    return (answer[0], response) if fits and not same else answer
+    return (answer[0], response) if fits else None
 
 
 def _ranked(record: Any, answers: Sequence[Answer], start: int) -> Ranked:
