@@ -1,7 +1,7 @@
 """Labels in rounds: collect from the policy, retrain the reward model, optimize again.
 
 Papers:   Bai et al. 2022 (arXiv:2204.05862, iterated online feedback), Christiano et
-          al. 2017 (arXiv:1706.03741), arXiv:2505.18126 (labels of which rounds to keep).
+          al. 2017 (arXiv:1706.03741), arXiv:2505.18126 (which rounds' labels to keep).
 Command:  rlhf-jax reproduce R9-iterated R9-union
 Hardware: 2 CPU cores, about two minutes.
 
@@ -117,8 +117,8 @@ def union_or_last(seed):
 WORLD = (
     "E32k, a random world a seed; 512 pairs a round from the round's policy, "
     "Bradley-Terry labels of sharpness 2, a quarter turned round; a new reward model "
-    "of 8 hidden units, 1500 Adam steps; next policy: exact tilt of the reference, beta "
-    "0.3 on scores of deviation 1. "
+    "of 8 hidden units, 1500 Adam steps; next policy: exact tilt of the reference, "
+    "beta 0.3 on scores of deviation 1. "
 )
 
 CLAIMS = (
