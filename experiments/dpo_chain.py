@@ -6,7 +6,9 @@ Command: rlhf-jax train --config=experiments/dpo_chain.py --config.loss=dpo
   Any method of `rlhf_jax.losses.preference.METHODS`; labels of KTO and BCO are made of
   the rankings: the best response is good, the worst one bad.
 Hardware, time: 2 CPU cores, about 2 minutes.
-Result: gold of the tuned policy above that of SFT by more than its standard error.
+Result: gold up by at least half a standard deviation of gold under SFT (measured with
+  seed 0: 0.497 to 0.775, +0.92 of them, at a KL of 3.7 nats), and a held-out accuracy
+  of 0.72.
 """
 
 from ml_collections import ConfigDict

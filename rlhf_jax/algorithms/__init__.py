@@ -5,6 +5,9 @@ from rlhf_jax.algorithms.collecting import Selection as Selection
 from rlhf_jax.algorithms.collecting import Staleness as Staleness
 from rlhf_jax.algorithms.collecting import informative_groups as informative_groups
 from rlhf_jax.algorithms.collecting import scored_like as scored_like
+from rlhf_jax.algorithms.online_preference import OnlineFrozen as OnlineFrozen
+from rlhf_jax.algorithms.online_preference import exploration as exploration
+from rlhf_jax.algorithms.online_preference import online_preference as online_preference
 from rlhf_jax.algorithms.parts import Frozen as Frozen
 from rlhf_jax.algorithms.parts import PPOBatch as PPOBatch
 from rlhf_jax.algorithms.ppo import PPO as PPO

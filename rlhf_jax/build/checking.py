@@ -110,7 +110,7 @@ def _stage_memory(
 def _sampled(settings: Mapping[str, Any]) -> int:
     """Rows that are sampled at once."""
     size = settings.get("batch_size", 0)
-    if settings["kind"] == "ppo":
+    if settings["kind"] in ("ppo", "online_preference"):
         return size * settings["samples_per_prompt"]
     if settings["kind"] == "label":
         return size * settings["responses"]
@@ -131,6 +131,7 @@ def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> i
 FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
     "label": lambda context, plain, settings, language: language,
     "ppo": _beside_ppo,
+    "online_preference": _beside_ppo,
     "preference": lambda context, plain, settings, language: (
         0 if settings["reference"] is None or settings["cache_reference"] else language
     ),

@@ -26,7 +26,7 @@ from rlhf_jax.types import Network, Params, Scorer
 REWARD = "reward.json"
 """Beside the weights of an exported reward model: the bias that a score gets."""
 
-MODELS = ("sft", "rm", "average", "ppo", "preference")
+MODELS = ("sft", "rm", "average", "ppo", "preference", "online_preference")
 """Kinds of stage that train a model."""
 
 

@@ -34,11 +34,11 @@ def preference(name: str, section: Section, context: Context) -> Stage:
     sub-section of its `weight` and hyper-parameters (left out: the method's own).
     """
     steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
-    names = _names(section)
+    names = names_of(section)
     needs = preference_scoring.needs(names)
     loss = losses.combine(
         reduction=losses.sequence_mean,
-        **{term: _term(section, term) for term in names},
+        **{term: term_of(section, term) for term in names},
     )
     reference = section.optional("reference", section.str)
     if needs.reference and reference is None:
@@ -103,7 +103,7 @@ def _check_data(path: str, stage: _Preference) -> None:
         )
 
 
-def _names(section: Section) -> tuple[str, ...]:
+def names_of(section: Section) -> tuple[str, ...]:
     """The methods of `loss` or `terms`; sub-sections of others are passed over."""
     single, several = section.optional("loss", section.str), section.names("terms")
     if (single is None) == (not several):
@@ -121,7 +121,8 @@ def _names(section: Section) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _term(section: Section, name: str) -> losses.Term:
+def term_of(section: Section, name: str) -> losses.Term:
+    """One weighted term, with the hyper-parameters of its sub-section."""
     if not section.has(name):
         return methods.term(name)
     own = section.section(name)

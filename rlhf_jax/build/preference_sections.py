@@ -36,6 +36,31 @@ def preference(learning_rate: float, **changes: Any) -> ConfigDict:
     return ConfigDict({**values, **changes})
 
 
+def online(learning_rate: float, **changes: Any) -> ConfigDict:
+    """Online DPO: two samples of the policy, ordered by a reward model or a judge."""
+    values = dict(
+        kind="online_preference",
+        policy="sft",
+        reference="sft",
+        reward_model="rm",
+        judge=config_dict.placeholder(str),
+        exploration=0.0,
+        loss=config_dict.placeholder(str),
+        terms=("dpo",),
+        steps=100,
+        batch_size=32,
+        samples_per_prompt=2,
+        temperature=1.0,
+        microbatches=1,
+        optimizer=defaults.optimizer(learning_rate),
+        eval_every=0,
+        eval_prompts=64,
+        eval_temperature=1.0,
+        shown_samples=4,
+    )
+    return ConfigDict({**values, **changes})
+
+
 def methods() -> dict[str, dict[str, float]]:
     """Of every preference method a sub-section: weight 1 and what it defaults to."""
     return {

@@ -25,10 +25,14 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
     "rm": ("init",),
     "ppo": ("policy", "reference"),
     "preference": ("policy", "reference"),
+    "online_preference": ("policy", "reference"),
     "table": ("base", "policy"),
     "exact": ("policy", "reference"),
 }
 """Keys of each kind of stage that name a policy of an earlier stage, or `init`."""
+
+SAMPLING = ("ppo", "online_preference", "table")
+"""Kinds of stage that sample and score."""
 
 
 def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
@@ -60,11 +64,11 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
             _known(f"{path}.members", member, rewards, "reward model")
     if kind == "ppo":
         _check_ppo(path, settings, context)
-    if kind == "table" and context.user_scorer is None:
+    if kind in ("table", "online_preference") and context.user_scorer is None:
         _check_scorer(path, settings["reward_model"], context, rewards)
-    if kind in ("ppo", "table") and context.gold_source != "task":
+    if kind in SAMPLING and context.gold_source != "task":
         _scorer("config.gold", context.gold_source, rewards)
-    for scorer in context.eval_scorers if kind in ("ppo", "table") else ():
+    for scorer in context.eval_scorers if kind in SAMPLING else ():
         _scorer("config.eval_scorers", scorer, rewards)
     _check_counts(path, kind, settings, context)
     _check_task(path, kind, settings, context)
@@ -152,7 +156,7 @@ def _check_lengths(kind: str, settings: Mapping[str, Any], task: Task) -> None:
     if kind == "rm" and settings["data"] == "task":
         read += [(task.rankings, task.encoder.ranking)]
         read += [(task.heldout_rankings, task.encoder.ranking)]
-    if kind in ("label", "ppo", "table"):
+    if kind in ("label", *SAMPLING):
 
         def prompt(record: Any) -> Any:
             return task.encoder.prompt(record.prompt, record.id)
@@ -188,6 +192,7 @@ def _check_counts(
         "sft": {"batch_size": rows} if rows is not None else {},
         "label": {"prompts": training, "heldout": heldout},
         "ppo": {"eval_prompts": heldout, "batch_size": training},
+        "online_preference": {"eval_prompts": heldout, "batch_size": training},
         "table": {"prompts": heldout},
     }.get(kind, {})
     for key, dataset in asked.items():

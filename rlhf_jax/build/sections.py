@@ -236,6 +236,7 @@ def shrink(config: Any) -> ConfigDict:
         "sft": sizes,
         "rm": sizes,
         "preference": sizes,
+        "online_preference": {**sizes, "eval_prompts": 8, "shown_samples": 1},
         "label": dict(prompts=16, heldout=8, batch_size=8),
         "ppo": {
             **sizes,

@@ -28,7 +28,7 @@ def check(plain: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
         long = [
             f"config.{name}.loss"
             for name in names
-            if plain[name].get("kind") == "preference"
+            if plain[name].get("kind") in ("preference", "online_preference")
             and plain[name].get("loss") == plain["loss"]
         ]
         _stands(f"config.loss={plain['loss']!r}", "a preference stage's loss", long)

@@ -196,3 +196,27 @@ def test_a_short_name_must_say_what_the_long_one_says(changes, problem):
     assert shortcuts.check(plain, ("preference",)) == ["loss", "data"]
     with pytest.raises(UserError, match=problem):
         shortcuts.check({**plain, **changes}, ("preference",))
+
+
+ONLINE = CONFIG.with_name("online_dpo.py")
+
+
+@pytest.mark.parametrize(
+    "settings, problem",
+    [
+        (["--config.loss=kto"], "needs labels or responses of other prompts"),
+        (["--config.loss=kto_pairs"], "needs labels or responses of other prompts"),
+        (
+            ["--config.online.judge=a.py:f", "--config.online.samples_per_prompt=4"],
+            "config.online.judge compares two responses",
+        ),
+        (
+            ["--config.online.exploration=1", "--config.online.samples_per_prompt=4"],
+            "config.online.exploration compares two responses",
+        ),
+        (["--config.online.reward_model=nobody"], "config.online.reward_model"),
+    ],
+)
+def test_what_online_learning_cannot_do_is_refused(settings, problem, capsys):
+    assert main(["check", f"--config={ONLINE}:tiny", *settings]) == 2
+    assert problem in capsys.readouterr().err

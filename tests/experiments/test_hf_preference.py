@@ -137,3 +137,10 @@ def test_rounds_learn_from_the_union_of_their_labels(tiny, tmp_path):
     exporting.export(run / "round-2" / "dpo", tmp_path / "out")
     assert torch.isfinite(logits(tmp_path / "out")).all()
     assert set(digest(run))
+
+
+def test_online_learning_killed_and_continued_ends_the_same(tiny, continued):
+    stages = {"stages": "sft,online", "online.reward_model": "gold"}
+    config = tiny("online_dpo.py:tiny", **stages, **{"online.exploration": "0.01"})
+    expected, found = continued(config, "online")
+    assert found == expected
