@@ -7,7 +7,8 @@ that follows gold alone and one that also finds a token more to be worth `BIAS`;
 ensemble of two reward models learns from each; and PPO follows each ensemble. A fifth
 reward model, of other labels by annotators who follow gold alone, is only ever
 measured. No alarm sees gold or knows which runs are planted. Finished runs are not run
-again. `--write` puts the numbers into docs/alarms.md.
+again. `--write` puts the numbers into docs/alarms.md. The limits of the alarms were set
+on the seeds 0 to 5, so the first one here is 6.
 """
 
 import argparse
@@ -182,6 +183,7 @@ def words(found: dict[str, list], seeds: int, steps: int, seconds: float) -> lis
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first", type=int, default=6, help="first seed")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/alarms")
     parser.add_argument("--write", action="store_true", help="into docs/alarms.md")
@@ -189,7 +191,7 @@ def main() -> int:
     runtime.prepare()
     programs, began = Programs(), time.monotonic()
     found: dict[str, list] = {kind: [] for kind in KINDS}
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         folder = options.workdir.absolute() / f"seed{seed}"
         if experiment.execute(config(seed, options.steps), folder, programs=programs):
             return 143

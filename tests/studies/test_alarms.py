@@ -67,16 +67,20 @@ def test_the_other_direction_does_not_ring():
 
 def test_levels_by_hand():
     np.testing.assert_allclose(
-        alarms.length_slope(history([20, 21, 22, 23, 24])), 4 / (0.15 * 20)
+        alarms.length_slope(history([20, 21, 22, 23, 24])),
+        4 / (alarms.LENGTH_LIMIT * 20),
     )
     # v = x^2 over the window 0..1, scaled: slope grows by 2 a, mean rate a per window.
     np.testing.assert_allclose(
-        alarms.kl_acceleration(history(3 * np.linspace(0, 1, 5) ** 2)), 2 / 0.5
+        alarms.kl_acceleration(history(3 * np.linspace(0, 1, 5) ** 2)),
+        2 / alarms.KL_LIMIT,
     )
-    np.testing.assert_allclose(alarms.repetition(history([0.1, 0.9, 0.3])), 2.0)
-    np.testing.assert_allclose(alarms.disagreement(history([0.2, 0.2, 0.4])), 1 / 0.5)
+    np.testing.assert_allclose(alarms.repetition(history([0.1, 0.9, 0.3])), 4.0)
+    np.testing.assert_allclose(
+        alarms.disagreement(history([0.2, 0.2, 0.4])), 1 / alarms.DISAGREEMENT_LIMIT
+    )
     proxy, judge = history([0.0, 1.0]), history([0.0, 0.25])
-    np.testing.assert_allclose(alarms.gap(proxy, judge), 0.75 / 0.5)
+    np.testing.assert_allclose(alarms.gap(proxy, judge), 0.75 / alarms.GAP_LIMIT)
 
 
 def test_noise_alone_seldom_rings():

@@ -163,6 +163,8 @@ def _share(difference: np.ndarray, found: Pairs, reach: float) -> Entry:
     if not math.isfinite(estimate.low):
         return unknown("one prompt", unit="share", definition=definition)
     word = "high" if estimate.low >= LEAST_SHARE else "room left"
+    if estimate.low > 1:
+        word = "above it: the labels follow more than gold"
     return entry(
         estimate, word, n=found.count, unit="share of the way", definition=definition
     )

@@ -11,7 +11,7 @@ from rlhf_jax.studies.rm_report import regression
 from rlhf_jax.studies.rm_report.entries import Entry, beyond, entry, unknown
 from rlhf_jax.studies.rm_report.pairs import Pairs
 
-MARGIN = 0.15
+MARGIN = 0.2
 """A partial effect below this (in standard deviations) is small, and called no bias."""
 PLACE_MARGIN = 0.02
 """A place preference below this share is called none."""
@@ -62,7 +62,11 @@ def length_bias(difference: np.ndarray, found: Pairs) -> Entry:
     if not fit.estimate([1.0, 0.0]).low > 0:
         why = "the labels do not follow the score"
         return unknown(why, unit=UNIT, definition=BEYOND_LABEL)
-    return _length_entry(estimate, found.count, BEYOND_LABEL)
+    result = _length_entry(estimate, found.count, BEYOND_LABEL)
+    if result["verdict"] == "biased" and estimate.mean < 0:
+        # Noise in the score does this too, so it is no verdict on the model.
+        result["verdict"] = "not shown: underrates length against the labels"
+    return result
 
 
 def length_correlation(difference: np.ndarray, found: Pairs) -> dict[str, Entry]:

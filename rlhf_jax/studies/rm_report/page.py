@@ -37,7 +37,7 @@ TITLES = {
     "calibration_slope": "Calibration slope",
     "ece": "Calibration error",
     "length_bias": "Length bias",
-    "length_correlation": "Correlation with length",
+    "length_correlation": "Length correlation",
     "length_correlation_gold": "… of gold",
     "length_correlation_label": "… of the label",
     "position_bias": "Position bias",

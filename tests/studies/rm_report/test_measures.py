@@ -33,7 +33,7 @@ def drawn(count, seed=0, *, gold_scale=1.0, corr=0.4, per_prompt=2, known=True):
 
 @pytest.mark.identity("C23")
 def test_gold_is_calibrated_and_reaches_the_ceiling():
-    """Labels drawn from BT(gold): gold has slope 1, ECE to 0, accuracy E max(p, 1-p)."""
+    """Labels from BT(gold): gold has slope 1, ECE to 0, accuracy E max(p, 1 - p)."""
     found, gold = drawn(1_000_000, gold_scale=1.5, per_prompt=1)
     slope = regression.logistic(gold[:, None], np.arange(len(gold))).estimate([1.0])
     assert abs(slope.mean - 1) < 3 * slope.se and slope.se < 0.005
@@ -86,7 +86,10 @@ def test_a_length_bias_is_shown_where_there_is_one(name, known):
     low, high = entry["ci"]
     assert low - 1e-9 <= entry["value"] <= high + 1e-9 and entry["n"] == 3000
     sign = BIASED.get(name, 0)
-    assert entry["verdict"] == ("biased" if sign else "not shown"), entry
+    word = "biased" if sign else "not shown"
+    if sign < 0 and not known:  # as noise in the score would do
+        word = "not shown: underrates length against the labels"
+    assert entry["verdict"] == word, entry
     if sign:
         assert np.sign(low) == np.sign(high) == sign
     else:
