@@ -1,8 +1,9 @@
 """Best-of-n: what its KL really is, how to estimate it, and how often it wins.
 
 Papers:   Stiennon et al. 2020 and Gao et al. 2023 (the formula log n - (n-1)/n, M4),
-          Beirami et al. 2024 (it is a bound; the estimator; the win rate, M5, R6).
-Command:  rlhf-jax reproduce M4 M5 R6-bound R6-estimator R6-frontier
+          Beirami et al. 2024 (it is a bound; the estimator; the win rate, M5, R6),
+          Bai et al. 2022 (arXiv:2204.05862: reward and the root of the KL).
+Command:  rlhf-jax reproduce M4 M5 R6-bound R6-estimator R6-frontier R1-linear
 Hardware: 2 CPU cores, under a minute.
 """
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from rlhf_jax.rollout import best_of_n
 from rlhf_jax.studies import reproduction as rep
-from rlhf_jax.worlds import enumerable
+from rlhf_jax.worlds import enumerable, optimized
 
 SUITES = ("smoke", "nightly", "release")
 SEEDS = tuple(range(8))
@@ -100,6 +101,16 @@ def frontier_gaps(seed):
         most = enumerable.frontier(world, enumerable.kl(best, reference))
         excess, share = max(excess, gold - most), min(share, gold / most)
     return {"excess over the frontier": excess, "least share of the frontier": share}
+
+
+def linear(seed):
+    """R2 of a straight line through gold over root KL, tilts by gold below 2 nats."""
+    world = enumerable.e32k(seed)
+    curve = optimized.tilts(world, world.gold[None], np.geomspace(20.0, 0.2, 25))[0]
+    near = curve[curve[:, 0] < 2]
+    x, y = np.sqrt(near[:, 0]), near[:, 1]
+    left = y - np.polyval(np.polyfit(x, y, 1), x)
+    return 1 - float(left @ left / np.sum((y - y.mean()) ** 2))
 
 
 BEIRAMI = "Beirami et al. 2024, Theoretical guarantees on the best-of-n alignment"
@@ -205,5 +216,21 @@ CLAIMS = (
             "Best-of-n spends its KL far better than RL does",
         ),
         suites=SUITES,
+    ),
+    rep.Claim(
+        id="R1-linear",
+        paper="Bai et al. 2022, Training a helpful and harmless assistant, section 4.3",
+        statement="near the reference reward grows linearly in the root of the KL",
+        protocol="E32k, a random world a seed: R2 of a straight line through gold over "
+        "√KL for the tilts by gold below 2 nats.",
+        seeds=SEEDS,
+        measure=linear,
+        threshold=rep.Above(0.98),
+        full_scale=rep.FullScale(
+            "52B policy and preference model, online RLHF.",
+            "Reward is approximately linear in √KL over most of training",
+        ),
+        suites=SUITES,
+        unit="R2",
     ),
 )

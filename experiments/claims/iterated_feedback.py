@@ -11,7 +11,6 @@ of the round, so rounds differ in their labels and in nothing else.
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,29 +24,11 @@ ROUNDS, PAIRS, BETA = 3, 512, 0.3
 LABELS = dict(sharpness=2.0, flip=0.25)
 
 
-def bradley_terry(scores):
-    """Loss of pairs, the better first."""
-    return jax.nn.softplus(scores[:, 1] - scores[:, 0])
-
-
 def reward_models(world, data, key):
     """Standardized scores of a reward model for each list of pairs."""
-    counts = jnp.asarray([len(rows) for rows in data])
-    padded = jnp.stack(
-        [jnp.resize(rows, (ROUNDS * PAIRS, 2)).astype(jnp.int32) for rows in data]
-    )
-    hot = jnp.asarray(proxy.features(world))
-    start = proxy.initial(rng.named(key, "start"), len(data), hot.shape[1], 8)
-    trained = proxy.train(
-        start,
-        hot,
-        padded,
-        counts,
-        rng.named(key, "train"),
-        loss=bradley_terry,
-        steps=1500,
-    )
-    return proxy.tables(trained, world, hot)
+    size = ROUNDS * PAIRS
+    padded = jnp.stack([jnp.resize(rows, (size, 2)) for rows in data])
+    return proxy.learned(world, key, padded, [len(rows) for rows in data])
 
 
 @functools.cache

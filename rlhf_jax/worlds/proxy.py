@@ -12,7 +12,7 @@ on. Many models (sizes of data, noises, seeds of an ensemble) train in one progr
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -155,6 +155,40 @@ def train(
         return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
 
     return jax.vmap(one)(start, rankings, counts, jax.random.split(key, len(counts)))
+
+
+def bradley_terry(scores: Float[Array, "B 2"]) -> Float[Array, " B"]:
+    """Loss of pairs, the better response first: softplus of its disadvantage."""
+    return jax.nn.softplus(scores[:, 1] - scores[:, 0])
+
+
+def learned(
+    world: World,
+    key: Key[Array, ""],
+    rankings: Int[Array, "M C K"],
+    counts: Sequence[int],
+    *,
+    width: int = 8,
+    steps: int = 1500,
+    loss: Loss = bradley_terry,
+) -> Float[np.ndarray, "M N"]:
+    """Standardized scores of every response by models trained from scratch.
+
+    Args:
+      world: the world.
+      key: of starts and minibatches; models of equal data differ in these.
+      rankings: of each model, see `train`.
+      counts: how many of them each model has.
+      width: H, hidden units.
+      steps: of Adam.
+      loss: of the rankings.
+    """
+    hot = jnp.asarray(features(world))
+    of_start, of_batches = jax.random.split(key)
+    start = initial(of_start, rankings.shape[0], hot.shape[1], width)
+    given = jnp.asarray(tuple(counts))
+    trained = train(start, hot, rankings, given, of_batches, loss=loss, steps=steps)
+    return tables(trained, world, hot)
 
 
 def tables(
