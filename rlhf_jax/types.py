@@ -123,10 +123,9 @@ class ComparisonBatch(NamedTuple):
       ranks: int32[B K], 1 = best, equal numbers tie, 0 = not ranked (or absent).
       example_id: int32[B].
       weight: float32[B].
-      mismatched: this row's prompt with the response of another prompt in the place of
-        each of its own, arrays [B K L], or None where no loss asks for them.
+      mismatched: this row's prompt with responses of another, [B K L], or None.
       mismatched_response: bool[B K L] or None, the tokens of those responses.
-      ref_logprobs: float32[B K] of the reference policy, computed beforehand, or None.
+      ref_logprobs: float32[B K] of the reference, computed beforehand, or None.
       mismatched_ref_logprobs: the same of `mismatched`.
     """
 

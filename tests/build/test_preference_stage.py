@@ -63,10 +63,13 @@ def test_copies_among_samples_are_dropped_and_counted(batch, names, context):
     assert found.dropped["record: fewer than two different responses"] == 1
 
 
+@pytest.mark.identity("B26")
 def test_the_pairs_of_a_prompt_weigh_as_much_as_one(context):
+    """A ranking of K, cut into pairs, counts as one comparison and not as K(K-1)/2."""
     source = Source("label", "pairs", None, True)
-    found = preference_data.load(context(SAMPLED[2:]), source, "train")
-    assert sum(x.weight for x in found.dataset.records) == pytest.approx(1.0)
+    found = preference_data.load(context(SAMPLED[2:]), source, "train").dataset
+    assert sum(x.weight for x in found.records) == pytest.approx(1.0)
+    assert len(found.records) == 3, "each would weigh 1 without the division"
 
 
 @pytest.mark.identity("B20")
