@@ -121,8 +121,7 @@ class ComparisonBatch(NamedTuple):
       inputs: prompt and response, arrays [B K L].
       response: bool[B K L], True on the tokens of the response, its end token included.
       ranks: int32[B K], 1 = best, equal numbers tie, 0 = not ranked (or absent).
-      example_id: int32[B].
-      weight: float32[B].
+      example_id, weight: int32[B], float32[B].
       mismatched: this row's prompt with responses of another, [B K L], or None.
       mismatched_response: bool[B K L] or None, the tokens of those responses.
       ref_logprobs: float32[B K] of the reference, computed beforehand, or None.
