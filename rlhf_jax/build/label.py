@@ -207,8 +207,9 @@ def _union(context: Context, sources: list[str], split: str) -> data.Dataset:
 
 
 def noise(context: Context, source: str) -> float | None:
-    """Scale of the label noise of a labelling stage; None for labels of people, and for
-    a union of stages that differ in it."""
+    """Scale of the label noise of a labelling stage; None for labels of people, of
+    annotators who follow more than gold, and for a union of stages that differ in it.
+    """
     found = {_noise(context, name) for name in source.split(",")}
     return found.pop() if len(found) == 1 else None
 
@@ -217,4 +218,5 @@ def _noise(context: Context, source: str) -> float | None:
     path = context.folder(source) / "done.json"
     if not path.is_file():
         return None
-    return json.loads(path.read_text())["result"]["noise"]
+    result = json.loads(path.read_text())["result"]
+    return None if "length_bias" in result else result["noise"]
