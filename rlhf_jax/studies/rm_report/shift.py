@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def out_of_distribution(reference: Samples, other: Samples, what: str) -> Entry:
     )
 
 
-def mahalanobis(fit_on: np.ndarray):
+def mahalanobis(fit_on: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The distance of rows [M D] from the cloud of `fit_on` [N D], a function."""
     center = fit_on.mean(axis=0)
     covariance = np.atleast_2d(np.cov(fit_on, rowvar=False))
