@@ -105,7 +105,8 @@ def initial(key: Key[Array, ""], models: int, inputs: int, width: int) -> Proxy:
 
 def scores(proxy: Proxy, hot: Float[Array, "*B F"]) -> Float[Array, "*B"]:
     """Scores of one model, whose fields have no leading axis."""
-    hidden = jnp.tanh(hot @ proxy.inward + proxy.bias)
+    inward = hot @ proxy.inward
+    hidden = jnp.tanh(inward + jnp.broadcast_to(proxy.bias, inward.shape))
     return hidden @ proxy.outward
 
 
