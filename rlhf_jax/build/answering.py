@@ -27,7 +27,8 @@ class Judged(NamedTuple):
     """What a reward model makes of responses.
 
     Attributes:
-      scores: float64[M], raw: before gain and bias.
+      scores: float64[M], raw: before gain and bias, also where an export has folded
+        the gain into the head.
       hidden: float64[M D], its last hidden state of each.
     """
 
@@ -72,7 +73,8 @@ class Judge:
             scores.append(np.asarray(values, np.float64))
             hidden.append(np.asarray(states, np.float64))
         count = len(answers)
-        return Judged(np.concatenate(scores)[:count], np.concatenate(hidden)[:count])
+        raw = np.concatenate(scores)[:count] / self._opened.folded
+        return Judged(raw, np.concatenate(hidden)[:count])
 
 
 def token_scores(opened: Opened, answers: Sequence[Answer]) -> Iterator[np.ndarray]:

@@ -19,7 +19,8 @@ def export(stage: Path, out: Path) -> str:
     """Writes the model of a stage as a directory that `transformers` opens.
 
     Config, weights and tokenizer of a policy, or of a reward model with its gain
-    folded into the head and its bias in `reward.json` beside it. The directory appears
+    folded into the head and its bias in `reward.json` beside it (with the gain, so that
+    `rm-report` can tell the scores that were trained). The directory appears
     whole or not at all.
 
     Returns:
@@ -60,7 +61,7 @@ def _write(folder: Path, opened: Opened) -> None:
         folded = (kernel.astype(jnp.float32) * opened.gain).astype(kernel.dtype)
         params = {**variables["params"], "head": {**head, "kernel": folded}}
         variables = {**variables, "params": params}
-        text = json.dumps({"bias": opened.bias}, indent=2)
+        text = json.dumps({"bias": opened.bias, "gain": opened.gain}, indent=2)
         (folder / opening.REWARD).write_text(text + "\n")
     huggingface.save(
         folder,

@@ -43,6 +43,7 @@ class Opened(NamedTuple):
       encoder: prompts and responses to ids, without limits on their length.
       stop_tokens: what ends a response.
       response_length: tokens that it was trained to respond with, or None.
+      folded: gain that an export has multiplied the head by; 1 elsewhere.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Opened(NamedTuple):
     encoder: data.Encoder
     stop_tokens: tuple[int, ...]
     response_length: int | None
+    folded: float = 1.0
 
     @property
     def context_length(self) -> int:
@@ -186,20 +188,23 @@ def _open_directory(path: Path) -> Opened:
         variables=variables,
         scalar=scalar,
         gain=1.0,
-        bias=_stored_bias(path) if scalar else 0.0,
+        bias=_stored(path, "bias", 0.0) if scalar else 0.0,
         encoder=encoder,
         stop_tokens=_stops(raw, encoder.tokenizer),
         response_length=None,
+        folded=(_stored(path, "gain", 1.0) or 1.0) if scalar else 1.0,
     )
 
 
-def _stored_bias(path: Path) -> float:
+def _stored(path: Path, name: str, default: float) -> float:
+    """A number of `reward.json`; an older one has no gain."""
     if not (path / REWARD).is_file():
-        return 0.0
-    bias = huggingface.read_json(path / REWARD).get("bias")
-    if isinstance(bias, bool) or not isinstance(bias, int | float):
-        raise UserError(f"{path / REWARD}: field 'bias' is {bias!r}, not a number")
-    return float(bias)
+        return default
+    found = huggingface.read_json(path / REWARD)
+    value = found.get(name, default if name == "gain" else None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path / REWARD}: field '{name}' is {value!r}, not a number")
+    return float(value)
 
 
 def _stops(raw: dict[str, Any], tokenizer: data.Tokenizer) -> tuple[int, ...]:
