@@ -7,7 +7,8 @@ Command: rlhf-jax train --config=experiments/online_dpo.py --config.loss=dpo
   With `--config.online.judge=FILE.py:FUNCTION`, `judge(prompts, first, second)` orders
   the samples, asked in both orders; the reward model is then only measured.
 Hardware, time: 2 CPU cores, minutes.
-Result: gold of the tuned policy above that of SFT by more than its standard error.
+Result: gold up by at least half a standard deviation of gold under SFT (measured with
+  seed 0: 0.497 to 0.743, +0.82 of them, at a KL of 1.6 nats).
 """
 
 from ml_collections import ConfigDict
