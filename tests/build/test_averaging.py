@@ -40,7 +40,7 @@ def config(**changes):
         epochs=1,
         eval_every=1,
         eval_prompts=8,
-        shown_samples=1,
+        shown_samples=0,
     )
     result.ppo.term_gradients.every = 0
     result.eval_scorers = ("rm_b",)
