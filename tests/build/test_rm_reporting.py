@@ -18,7 +18,7 @@ from rlhf_jax.worlds import key_lm
 
 WORLD = key_lm.World(contents=10, salient=3, shortest=7, longest=9)
 NOISE = 0.2
-PER_TOKEN = 0.1
+PER_TOKEN = 0.2
 """What a token more is worth to the biased model, in units of gold."""
 
 
@@ -139,7 +139,7 @@ def test_a_model_that_likes_length_is_called_biased_and_gold_is_not(run, known):
         rows = [{k: v for k, v in row.items() if k != "gold"} for row in rows]
     found, _, page = run(network(PER_TOKEN), rows)
     low, high = found["length_bias"]["ci"]
-    assert found["length_bias"]["verdict"] == "biased" and 0.15 < low < high
+    assert found["length_bias"]["verdict"] == "biased" and 0.2 < low < high
     assert "biased" in page and "Length bias" in page
     calm, _, page = run(network(0.0), rows)
     low, high = calm["length_bias"]["ci"]
