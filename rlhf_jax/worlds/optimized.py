@@ -18,9 +18,12 @@ from jaxtyping import Float
 
 from rlhf_jax.worlds.enumerable import World
 
+Settings = Sequence[float | int] | np.ndarray
+"""Numbers n of draws, or betas."""
+
 
 def best_of(
-    world: World, scores: Float[np.ndarray, "M N"], draws: Sequence[float | int]
+    world: World, scores: Float[np.ndarray, "M N"], draws: Settings
 ) -> Float[np.ndarray, "M P 3"]:
     """(KL, gold, score) of best-of-n by each score.
 
@@ -33,14 +36,14 @@ def best_of(
 
 
 def tilts(
-    world: World, scores: Float[np.ndarray, "M N"], betas: Sequence[float | int]
+    world: World, scores: Float[np.ndarray, "M N"], betas: Settings
 ) -> Float[np.ndarray, "M P 3"]:
     """(KL, gold, score) of the tilts by each score, all `betas` positive."""
     return _curves(_tilted, world, scores, betas)
 
 
 def _curves(
-    program: Any, world: World, scores: np.ndarray, settings: Sequence[float | int]
+    program: Any, world: World, scores: np.ndarray, settings: Settings
 ) -> np.ndarray:
     with jax.enable_x64(True):
         arrays = (world.reference, world.gold, scores, settings)
