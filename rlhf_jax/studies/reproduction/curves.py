@@ -115,11 +115,15 @@ def draw(by_seed: Mapping[int, Sequence[Curve]], plot: Plot) -> str:
 
 
 def _panel(name: str, found: list[tuple[Curve, Curve]], plot: Plot) -> str:
-    labels = list(dict.fromkeys(c.label for c, _ in found if c.kind != "point"))
-    series, marks = [], []
+    labels = list(dict.fromkeys(curve.label for curve, _ in found))
+    series, marks, keys = [], [], []
     for curve, errors in found:
         if curve.kind == "point":
-            marks += _marks(curve, errors)
+            marks += _marks(curve, errors, labels)
+            nothing = np.zeros(0)
+            keys.append(
+                svg.Series(curve.label, nothing, nothing, _color(curve, labels))
+            )
             continue
         series.append(_series(curve, errors, labels))
     picture = svg.lines(
@@ -130,26 +134,28 @@ def _panel(name: str, found: list[tuple[Curve, Curve]], plot: Plot) -> str:
         root_x=plot.root_x,
         whole_x=False,
     )
-    return figures.figure(name, picture, series, plot.text)
+    return figures.figure(name, picture, series + keys, plot.text)
+
+
+def _color(curve: Curve, labels: list[str]) -> str:
+    return curve.color or COLORS[labels.index(curve.label) % len(COLORS)]
 
 
 def _series(curve: Curve, errors: Curve, labels: list[str]) -> svg.Series:
-    color = curve.color or COLORS[labels.index(curve.label) % len(COLORS)]
     fit = curve.kind == "fit"
     return svg.Series(
         f"{curve.label}, fit" if fit else curve.label,
         np.asarray(curve.x),
         np.asarray(curve.y),
-        color=color,
+        color=_color(curve, labels),
         dash=int(fit),
         band=None if fit else np.asarray(errors.y),
     )
 
 
-def _marks(curve: Curve, errors: Curve) -> list[points.Mark]:
+def _marks(curve: Curve, errors: Curve, labels: list[str]) -> list[points.Mark]:
+    """Marks of one color and shape, named in the legend."""
     at = zip(curve.x, curve.y, errors.x, errors.y, strict=True)
-    color = curve.color or "fg"
-    return [
-        points.Mark(curve.label if i == 0 else "", *place, color, "diamond")
-        for i, place in enumerate(at)
-    ]
+    color, shapes = _color(curve, labels), list(points.SHAPES)
+    shape = shapes[labels.index(curve.label) % len(shapes)]
+    return [points.Mark("", *place, color, shape) for place in at]
