@@ -42,7 +42,11 @@ def row(name: str, variant: str, workdir: pathlib.Path) -> str:
     command = [sys.executable, "-m", "rlhf_jax", "train", f"--workdir={folder}"]
     command += [f"--config=experiments/relatives/{name}.py:{variant}"]
     command += ["--config.logging.progress=False", "--config.logging.report=False"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if ended.returncode:
+        raise SystemExit(
+            f"{name}:{variant} ends with {ended.returncode}\n{ended.stderr}"
+        )
     found = json.loads((folder / "summary.json").read_text())
     label = f"`{name}`" + ("" if variant == "e64" else f" `:{variant}`")
     numbers = f"{found['j']:.3f} | {found['j_star']:.3f}"

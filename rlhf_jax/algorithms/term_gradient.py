@@ -24,7 +24,7 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
     Metrics, over all rollouts of the step at the parameters before its epochs:
     `loss_share/<term>`, |w_i L_i| / sum_j |w_j L_j|; `term_grad_norm/<term>`, the norm
     of the weighted term's gradient over all groups; with `term_cosines`
-    `term_cosine/<a>:<b>`.
+    `term_cosine/<a>/<b>`.
     """
 
     @jax.jit
@@ -75,5 +75,5 @@ def _report(
         ):
             product = jnp.maximum(norms[a] * norms[b], 1e-30)
             cosine = optax.tree.vdot(ga, gb) / product
-            report[f"term_cosine/{a}:{b}"] = metrics.scalar(cosine)
+            report[f"term_cosine/{a}/{b}"] = metrics.scalar(cosine)
     return report

@@ -37,7 +37,7 @@ def policy_gradient() -> LossTerm:
     def values(
         outputs: types.PolicyOutputs, batch: types.Experience
     ) -> tuple[Array, types.Metrics]:
-        advantages = jax.lax.stop_gradient(batch.advantages.advantages)
+        advantages = _advantages(batch)
         log_ratio = _log_ratio(outputs, batch, "token")
         report = _report(batch, log_ratio, jnp.exp(log_ratio))
         return -advantages * outputs.logprobs, report
@@ -79,7 +79,7 @@ def clipped_surrogate(
     def values(
         outputs: types.PolicyOutputs, batch: types.Experience
     ) -> tuple[Array, types.Metrics]:
-        advantages = jax.lax.stop_gradient(batch.advantages.advantages)
+        advantages = _advantages(batch)
         log_ratio = _log_ratio(outputs, batch, level)
         ratio = jnp.exp(log_ratio)
         free = -ratio * advantages
@@ -114,7 +114,7 @@ def clipped_weight(clip_eps: ClipEps = (1.0, 4.0), level: str = "token") -> Loss
     def values(
         outputs: types.PolicyOutputs, batch: types.Experience
     ) -> tuple[Array, types.Metrics]:
-        advantages = jax.lax.stop_gradient(batch.advantages.advantages)
+        advantages = _advantages(batch)
         log_ratio = jax.lax.stop_gradient(_log_ratio(outputs, batch, level))
         ratio = jnp.exp(log_ratio)
         weight = jnp.clip(ratio, low, high)
@@ -208,6 +208,13 @@ def _bounds(clip_eps: ClipEps) -> tuple[float, float]:
 def _check_level(level: str) -> None:
     if level not in LEVELS:
         raise UserError(f"level={level!r} must be one of {', '.join(LEVELS)}")
+
+
+def _advantages(batch: types.Experience) -> Array:
+    """Constants, and 0 on padding: a ratio that tokens share would carry its garbage
+    into the gradients of real ones."""
+    advantages = jnp.where(batch.trajectory.mask, batch.advantages.advantages, 0.0)
+    return jax.lax.stop_gradient(advantages)
 
 
 def _log_ratio(

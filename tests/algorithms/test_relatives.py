@@ -152,6 +152,6 @@ def test_each_term_shows_its_share_norm_and_angle():
     total = sum(abs(float(v)) for v in values.values())
     share = abs(float(values["policy"])) / total if total else 0.0
     assert found["loss_share/policy"] == pytest.approx(share, abs=1e-4)
-    assert -1 <= found["term_cosine/policy:kl"] <= 1
+    assert -1 <= found["term_cosine/policy/kl"] <= 1
     _, second = ppo.learner.update(state, frozen, BATCH)
     assert "term_grad_norm/policy" not in second  # every second step
