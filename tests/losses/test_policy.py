@@ -46,7 +46,8 @@ def test_clipped_surrogate_against_the_definition(x64, clip_eps, dual_clip, expe
     gap = outputs.logprobs - batch.trajectory.old_logprobs
     slow = np.vectorize(slow_clipped, excluded={2, 3, 4}, otypes=[float])
     expected = slow(gap, batch.advantages.advantages, low, high, dual_clip)
-    np.testing.assert_allclose(values, expected, atol=1e-10)
+    mask = np.asarray(batch.trajectory.mask)
+    np.testing.assert_allclose(np.asarray(values)[mask], expected[mask], atol=1e-10)
     if dual_clip is not None:
         uncapped, _ = jax.jit(losses.clipped_surrogate(clip_eps=clip_eps))(
             outputs, batch
