@@ -39,7 +39,7 @@ def reduced(term):
     ("clip_eps", "dual_clip"), [(0.2, None), ((0.1, 0.3), None), (0.2, 1.5)]
 )
 def test_clipped_surrogate_against_the_definition(x64, clip_eps, dual_clip, experience):
-    outputs, batch = experience(0, [5, 3], 5, np.float64)
+    outputs, batch = experience(0, [5, 5], 5, np.float64)
     term = losses.clipped_surrogate(clip_eps=clip_eps, dual_clip=dual_clip)
     values, _ = jax.jit(term)(outputs, batch)
     low, high = clip_eps if isinstance(clip_eps, tuple) else (clip_eps, clip_eps)
