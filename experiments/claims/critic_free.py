@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import logging
 
-from rlhf_jax.build import exact_worlds, experiment, sections
+from rlhf_jax.build import exact_worlds, experiment
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.studies import reproduction as rep
 
@@ -59,15 +59,13 @@ FILLER = "filler, "
 
 
 def config(arm, seed):
-    """Sums below 30; three in ten demonstrations are wrong."""
-    sizes = dict(below=30, wrong=0.3, prompts=700, heldout=200)
-    if arm.startswith(FILLER):
-        sizes |= dict(filler=0.25, response_length=LONGEST)
+    """Sums below 100; half of the demonstrations are wrong."""
     found = exact_worlds.arith(**ARMS[arm])
-    found.task = sections.arith_task(**sizes)
-    found.ppo.update(dict(steps=60, eval_every=0, eval_prompts=200, shown_samples=0))
+    if arm.startswith(FILLER):
+        found.task.update(dict(filler=0.25, response_length=LONGEST))
+    found.ppo.update(dict(steps=60, eval_every=0, shown_samples=0))
     found.ppo.term_gradients.every = 0
-    found.table.update(dict(best_of=1, prompts=0, samples=4, batch_size=200))
+    found.table.update(dict(best_of=1, prompts=0, samples=2, batch_size=256))
     for kind in ("init", "data", "sampling", "label"):
         found.seeds[kind] = seed
     quiet = ("tensorboard", "wandb", "progress", "report")
@@ -152,9 +150,13 @@ def length(seed):
 
 
 ARITH = (
-    "Sums below 30, held-out ones in 4 samples each; a transformer of width 64 "
-    "fine-tuned on demonstrations three in ten of which are wrong, then 60 updates on "
-    "256 responses each, reward 0 or 1; arms share the fine-tuned policy. "
+    "Sums below 100, 512 held-out ones in 2 samples each; a transformer of width 64 "
+    "fine-tuned on 4096 demonstrations half of which are wrong, then 60 updates on 256 "
+    "responses each, reward 0 or 1; arms share the fine-tuned policy. "
+)
+FIRST = (
+    "Protocol 1 had 700 sums below 30, which fine-tuning knew by heart (0.63 solved, "
+    "entropy 0.08 at the end): {}. "
 )
 
 CLAIMS = (
@@ -178,7 +180,12 @@ CLAIMS = (
             "Win rate 77.9 % (k = 4), 74.2 % (k = 2), PPO 67.6 %",
         ),
         suites=SUITES,
+        power=FIRST.format(
+            "it failed, RLOO(2) less REINFORCE was -0.09 (-0.15 to -0.03) and RLOO "
+            "added 0.03"
+        ),
         unit="share solved",
+        version=2,
     ),
     rep.Claim(
         id="R5-equal",
@@ -194,9 +201,11 @@ CLAIMS = (
             "GSM8K, Qwen2.5 7B, both estimators.", "Curves that lie on each other"
         ),
         suites=SUITES,
-        power="A share of 200 prompts in 4 samples has an error near 0.02, less where "
-        "paired; 5 seeds leave about 0.01, bounds of 0.02.",
+        power="A share of 512 prompts in 2 samples has an error near 0.02, less where "
+        "paired; 5 seeds leave about 0.01, bounds of 0.02. "
+        + FIRST.format("0.000 (-0.021 to 0.022), it held"),
         unit="share solved",
+        version=2,
     ),
     rep.Claim(
         id="R5-entropy",
@@ -213,7 +222,9 @@ CLAIMS = (
             "AIME 2024: 36 to 38 by clip-higher; 50 with all parts (reruns 52, 50, 44)",
         ),
         suites=SUITES,
+        power=FIRST.format("-0.004 (-0.016 to 0.009), undecided"),
         unit="nats per token",
+        version=2,
     ),
     rep.Claim(
         id="R5-length",
@@ -231,6 +242,8 @@ CLAIMS = (
             "AIME 2024 43.3 %; GRPO's wrong answers keep growing",
         ),
         suites=SUITES,
+        power=FIRST.format("stopped after three seeds: 0.17, -0.15, 0.15"),
         unit="tokens",
+        version=2,
     ),
 )
