@@ -24,12 +24,12 @@ def module(name):
     return found
 
 
-def verdict(one, seeds=2):
+def verdict(one, seeds=1):
     one = one._replace(seeds=one.seeds[:seeds])
     return rep.judge(one, {seed: one.measure(seed) for seed in one.seeds})
 
 
-def failed(one, seeds=2):
+def failed(one, seeds=1):
     return {f.name for f in verdict(one, seeds).findings if f.verdict == "fails"}
 
 
@@ -71,7 +71,9 @@ def test_dpo_claims_notice_a_wrong_loss(monkeypatch):
     the beta in the loss the claim fails."""
     found = module("dpo_optimum")
     assert verdict(of(found, "M7")).verdict == "holds"
-    assert not failed(of(found, "M8"))
+    outside = verdict(of(found, "M8"), seeds=2).findings[1]
+    assert outside.name == "mass off the support, between two starts"
+    assert outside.effect > 0.05
     right = found.preference.dpo_loss
     monkeypatch.setattr(
         found.preference, "dpo_loss", lambda *ends, beta: right(*ends, beta=2 * beta)
@@ -84,9 +86,10 @@ def test_robust_dpo_is_unbiased_and_the_conservative_form_is_not():
     """Under flipped labels robust DPO's minimum is the tilt; with cDPO in its place the
     claim fails."""
     found = module("preference_noise")
-    assert not failed(of(found, "M9"), seeds=1)
-    found.LOSSES["robust"] = found.LOSSES["cdpo"]
-    wrong = failed(of(found, "M9"), seeds=1)
+    assert not failed(of(found, "M9"))
+    mistaken = module("preference_noise")  # compiles anew
+    mistaken.LOSSES["robust"] = mistaken.LOSSES["cdpo"]
+    wrong = failed(of(mistaken, "M9"))
     assert "robust DPO, total variation to the tilt" in wrong
 
 
@@ -95,11 +98,9 @@ def test_ranking_claims_notice_a_wrong_likelihood():
     """With two responses every ranking loss is Bradley-Terry's; with the best-of-K loss
     in the place of Plackett-Luce's the identity at K = 4 fails."""
     found = module("rankings")
-    assert verdict(of(found, "R7-identity"), 1).verdict == "holds"
+    assert verdict(of(found, "R7-identity")).verdict == "holds"
     found.TERMS["plackett_luce"] = found.TERMS["best_of_k"]
-    assert failed(of(found, "R7-identity"), 1) == {
-        "K = 4, Plackett-Luce from its stages"
-    }
+    assert failed(of(found, "R7-identity")) == {"K = 4, Plackett-Luce from its stages"}
 
 
 @pytest.mark.parametrize("name", ["critic_free", "key_lm_chain"])
