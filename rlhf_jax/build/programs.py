@@ -55,5 +55,8 @@ def of_ppo(section: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-_HOST_ONLY = ("policy", "reference", "eval_every", "eval_prompts", "shown_samples")
+_HOST_ONLY = (
+    *("policy", "reference", "reward_model"),
+    *("eval_every", "eval_prompts", "shown_samples"),
+)
 """Keys of a PPO section that no compiled step reads."""

@@ -53,7 +53,7 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     for key in POLICIES.get(kind, ()):
         known = [*policies, *(rewards if kind == "rm" else ())]
         if settings[key] is not None or kind != "preference" or key != "reference":
-            _known(f"{path}.{key}", settings[key], known, "policy")
+            _model(f"{path}.{key}", settings[key], known, "policy")
     if kind in ("rm", "preference"):
         for source in settings["data"].split(","):
             _known(f"{path}.data", source, _labels(name, plain), "labels")
@@ -86,7 +86,7 @@ def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None
     critic = value["enabled"] and value["separate"] and value["init"] == "reward_model"
     if critic:
         what = "reward model (which the critic starts from)"
-        _known(f"{path}.reward_model", source, list(context.rewards), what)
+        _model(f"{path}.reward_model", source, list(context.rewards), what)
     elif context.user_scorer is None:
         _check_scorer(path, source, context, list(context.rewards))
 
@@ -103,8 +103,14 @@ def _check_scorer(
         )
 
 
+def _model(path: str, name: Any, known: Sequence[str], what: str) -> None:
+    """A model: of an earlier stage, or of a folder."""
+    if not elsewhere.is_folder(str(name)):
+        _known(path, name, known, what)
+
+
 def _known(path: str, name: Any, known: Sequence[str], what: str) -> None:
-    if name not in known and not elsewhere.is_folder(str(name)):
+    if name not in known:
         raise UserError(
             f"{path}={name!r} names no {what} of an earlier stage"
             f"{nearest(str(name), list(known))}"
@@ -117,7 +123,7 @@ def _scorer(path: str, source: str, known: Sequence[str]) -> None:
     known = [name for name in known if not (several and name == "gold")]
     for name in several.members if several else [source]:
         if not (Path(name) / "config.json").is_file():
-            _known(path, name, known, "reward model")
+            _model(path, name, known, "reward model")
 
 
 def _labels(name: str, plain: Mapping[str, Any]) -> list[str]:

@@ -64,3 +64,14 @@ def test_a_folder_without_a_model_is_named(first, tmp_path):
         context.scorer(str(first / "sft"), "config.ppo.reward_model")
     with pytest.raises(UserError, match="names no policy"):
         context.policy("./nowhere", "config.ppo.policy")
+
+
+def test_labels_are_no_folder(tmp_path):
+    """A folder may stand for a model, not for labels: that is said before any work."""
+    config = _config()
+    config.rm.data = str(tmp_path)
+    with (
+        Stop() as stop,
+        pytest.raises(UserError, match="config.rm.data=.* names no labels"),
+    ):
+        experiment.build(config, tmp_path, stop)
