@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "rlhf_jax"
 
 LAYERS = [
-    {"types", "metrics", "rng", "errors", "sharding", "stats", "ops"},
+    {"types", "metrics", "rng", "errors", "sharding", "stats", "ops", "planning"},
     {"rewards", "advantages", "losses", "networks", "data", "worlds", "optimizers"},
     {"rollout"},
     {"algorithms"},
@@ -23,6 +23,7 @@ SIDEWAYS = {
     "sharding": {"errors"},
     "stats": {"errors", "metrics", "rng", "types"},
     "ops": {"errors", "types"},
+    "planning": {"errors"},
     "cli": {"build"},
     "__main__": {"cli"},
 }
