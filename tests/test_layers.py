@@ -9,7 +9,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "rlhf_jax"
 
 LAYERS = [
-    {"types", "metrics", "rng", "errors", "sharding", "stats", "ops", "planning"},
+    {
+        *{"types", "metrics", "rng", "errors", "sharding", "stats", "ops", "planning"},
+        *{"hosts"},
+    },
     {"rewards", "advantages", "losses", "networks", "data", "worlds", "optimizers"},
     {"rollout"},
     {"algorithms"},
@@ -21,6 +24,7 @@ LAYERS = [
 
 SIDEWAYS = {
     "sharding": {"errors"},
+    "hosts": {"errors"},
     "stats": {"errors", "metrics", "rng", "types"},
     "ops": {"errors", "types"},
     "planning": {"errors"},

@@ -22,7 +22,9 @@ def prepare() -> None:
     import jax
     from absl import logging
 
-    logging.set_verbosity(logging.INFO)
+    from rlhf_jax import hosts
+
+    logging.set_verbosity(logging.INFO if hosts.first() else logging.WARNING)
     logging.set_stderrthreshold("info")
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:

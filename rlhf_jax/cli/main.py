@@ -2,6 +2,7 @@
 
 Exit codes: 0 done; 1 an error of ours; 2 bad input (one stderr line `error: ...`,
 nothing overwritten); 143 stopped by SIGTERM after saving (run the same command again).
+Where several processes make up the run, all end with the code of the one that fails.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from rlhf_jax.build import joining, leaving
 from rlhf_jax.cli import commands
 from rlhf_jax.errors import UserError
 
@@ -29,23 +33,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        settings, rest = split_settings(arguments)
-        options = parser().parse_args(rest)
-        if settings and not hasattr(options, "config"):
-            first = next(iter(settings))
-            raise UserError(f"--config.{first}: `{options.command}` takes no config")
-        if hasattr(options, "config"):
-            options.settings = settings
-        return options.run(options)
+        code = _run(arguments)
+        joining.part()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        line = f"error: {' '.join(str(error).split())}"
+        _end_others(2, line)
+        print(line, file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last save")
-        return 130
+        line = "interrupted; the same command continues from the last save"
+        _end_others(130, line)
+        print(line)
+        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
+    except Exception:
+        if leaving.joined():
+            time.sleep(2.0)  # where another process has died, a launcher ends this one
+        _end_others(1, traceback.format_exc())
+        raise
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["train"]:
+        joining.join()
+    else:
+        joining.alone(" ".join(["rlhf-jax", *arguments[:1]]))
+    settings, rest = split_settings(arguments)
+    options = parser().parse_args(rest)
+    if settings and not hasattr(options, "config"):
+        first = next(iter(settings))
+        raise UserError(f"--config.{first}: `{options.command}` takes no config")
+    if hasattr(options, "config"):
+        options.settings = settings
+    return options.run(options)
+
+
+def _end_others(code: int, line: str) -> None:
+    """Where the run has several processes: says why, and ends them all."""
+    if leaving.joined():
+        leaving.leave(code, line)
 
 
 def split_settings(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
