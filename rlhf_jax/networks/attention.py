@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rlhf_jax.networks import softmax
 from rlhf_jax.networks.config import Number, TransformerConfig
 from rlhf_jax.networks.layers import MLP, Dtype, Norm, constrain, projection
 from rlhf_jax.networks.positions import rotate
-
-_MASKED = -1e30
 
 
 class LayerInputs(NamedTuple):
@@ -43,17 +42,6 @@ class LayerCache(NamedTuple):
     index: Any
 
 
-def masked_softmax(
-    scores: Float[Array, "*rows S"], mask: Bool[Array, "*#rows S"]
-) -> Float[Array, "*rows S"]:
-    """Softmax over the last axis where `mask`; a row without any True gives zeros."""
-    scores = jnp.where(mask, scores, _MASKED)
-    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - jnp.maximum(peak, _MASKED / 2))
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights / jnp.where(total == 0, 1.0, total)
-
-
 def attend(
     queries: Float[Array, "B L H E"],
     keys: Float[Array, "B K S E"],
@@ -76,9 +64,8 @@ def attend(
     scores = scores * scale
     if softcap is not None:
         scores = softcap * jnp.tanh(scores / softcap)
-    weights = masked_softmax(scores, mask[:, None, None]).astype(values.dtype)
-    mixed = jnp.einsum("bkgls,bkse->blkge", weights, values)
-    return mixed.reshape(batch, length, heads, size)
+    mixed = softmax.mix(scores, values, mask[:, None, None])
+    return jnp.moveaxis(mixed, 3, 1).reshape(batch, length, heads, size)
 
 
 class Attention(nn.Module):

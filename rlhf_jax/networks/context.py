@@ -63,4 +63,5 @@ def angles(
     if config.positions != "rope":
         return None
     frequencies = places.inverse_frequencies(config, local=local)
-    return places.rotary_angles(positions, frequencies)
+    # Held as arrays: fused into its readers, every head would compute them again.
+    return jax.lax.optimization_barrier(places.rotary_angles(positions, frequencies))

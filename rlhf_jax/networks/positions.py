@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -82,6 +84,7 @@ def rotary_angles(
     return jnp.cos(angles), jnp.sin(angles)
 
 
+@jax.custom_vjp
 def rotate(
     x: Float[Array, "B L H E"],
     angles: tuple[Float[Array, "B L R"], Float[Array, "B L R"]],
@@ -89,7 +92,8 @@ def rotate(
     """Rotate pairs `(i, i + R)` of the first `2 R` dimensions of every head.
 
     Su et al. 2021 (arXiv:2104.09864) in the half-split layout of Llama and GPT-NeoX.
-    Computed in float32, returned in the dtype of `x`.
+    Computed in float32, returned in the dtype of `x`. Differentiable in `x` (reverse
+    mode): the transpose of a rotation turns back.
     """
     cos, sin = (angle[:, :, None, :] for angle in angles)
     half = cos.shape[-1]
@@ -101,3 +105,11 @@ def rotate(
     )
     turned = (first * cos - second * sin, second * cos + first * sin)
     return jnp.concatenate([part.astype(x.dtype) for part in turned] + [rest], axis=-1)
+
+
+def _turn_back(angles: Any, cotangent: Array) -> tuple[Array, None]:
+    cos, sin = angles
+    return rotate(cotangent, (cos, -sin)), None
+
+
+rotate.defvjp(lambda x, angles: (rotate(x, angles), angles), _turn_back)

@@ -29,10 +29,18 @@ class Head(NamedTuple):
 
     def logits(self, hidden: Array, rows: Array) -> Array:
         """float32[N C] logits of hidden[N D] over the vocabulary rows [C D]."""
-        raw = jnp.einsum("nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32)
+        return self.shape(product(hidden, rows))
+
+    def shape(self, raw: Array) -> Array:
+        """The logits of a `product`: soft cap, then temperature."""
         if self.softcap is not None:
             raw = self.softcap * jnp.tanh(raw / self.softcap)
         return raw / self.temperature if self.temperature != 1.0 else raw
+
+
+def product(hidden: Array, rows: Array) -> Array:
+    """float32[N C], hidden[N D] times the vocabulary rows [C D]."""
+    return jnp.einsum("nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32)
 
 
 def check_temperature(temperature: float) -> float:

@@ -113,6 +113,25 @@ def _target_logit(logits: Array, targets: Array, start: Any) -> Array:
     return jnp.where(inside, picked, 0.0)
 
 
+def _sums(raw: Array, targets: Array, start: Any, head: chunks.Head, carry: Any) -> Any:
+    """Running sums and target logits after the chunk whose product is `raw`."""
+    sums, target = carry
+    logits = head.shape(raw)
+    sums = chunks.add_logits(sums, logits, None)
+    return sums, target + _target_logit(logits, targets, start)
+
+
+def _empty(targets: Array) -> Any:
+    return chunks.empty_sums(targets.shape[0]), jnp.zeros(targets.shape, jnp.float32)
+
+
+def _result(carry: Any) -> TokenLogprobs:
+    sums, target = carry
+    lse = sums.logsumexp
+    # H = logsumexp - E[l], both counted from the largest logit.
+    return TokenLogprobs(target - lse, jnp.log(sums.total) - sums.mean, lse)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _chunked(
     hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
@@ -120,23 +139,24 @@ def _chunked(
     """Online softmax over chunks; hidden [N D], targets [N]."""
 
     def body(start: Any, rows: int, carry: Any) -> Any:
-        sums, target = carry
-        logits = head.logits(hidden, chunks.read(unembedding, start, rows))
-        sums = chunks.add_logits(sums, logits, None)
-        return sums, target + _target_logit(logits, targets, start)
+        raw = chunks.product(hidden, chunks.read(unembedding, start, rows))
+        return _sums(raw, targets, start, head, carry)
 
-    start = (chunks.empty_sums(hidden.shape[0]), jnp.zeros(targets.shape, jnp.float32))
-    sums, target = chunks.fold(body, start, unembedding.shape[0], size)
-    lse = sums.logsumexp
-    # H = logsumexp - E[l], both counted from the largest logit.
-    return TokenLogprobs(target - lse, jnp.log(sums.total) - sums.mean, lse)
+    return _result(chunks.fold(body, _empty(targets), unembedding.shape[0], size))
 
 
 def _forward(
     hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
 ) -> Any:
-    result: Any = _chunked(hidden, unembedding, targets, head, size)
-    return result, (hidden, unembedding, targets, result.entropy, result.logsumexp)
+    """Where one chunk holds everything, its product is kept for the backward pass."""
+    raw = None
+    if size == unembedding.shape[0]:
+        raw = chunks.product(hidden, unembedding)
+        result = _result(_sums(raw, targets, 0, head, _empty(targets)))
+    else:
+        result: Any = _chunked(hidden, unembedding, targets, head, size)
+    saved = (hidden, unembedding, targets, raw, result.entropy, result.logsumexp)
+    return result, saved
 
 
 def _backward(
@@ -145,19 +165,21 @@ def _backward(
     """Chunks again. With p the softmax, y the target, H the entropy:
     d logprob / d l_v = 1[v = y] - p_v; d H / d l_v = -p_v (log p_v + H);
     d logsumexp / d l_v = p_v."""
-    hidden, unembedding, targets, entropy, lse = saved
+    hidden, unembedding, targets, kept, entropy, lse = saved
     to_logprob, to_entropy, to_lse = cotangents
     constant = to_lse - to_logprob - to_entropy * entropy
 
     def body(start: Any, rows: int, carry: Any) -> Any:
         d_hidden, d_unembedding = carry
         part = chunks.read(unembedding, start, rows)
-        logits, pull = jax.vjp(head.logits, hidden, part)
+        raw = chunks.product(hidden, part) if kept is None else kept
+        logits, pull = jax.vjp(head.shape, raw)
         logprobs = logits - lse[:, None]
         slope = constant[:, None] - to_entropy[:, None] * logprobs
         chosen = jnp.arange(rows)[None, :] == (targets - start)[:, None]
         push = jnp.exp(logprobs) * slope + jnp.where(chosen, to_logprob[:, None], 0.0)
-        from_hidden, from_rows = pull(push)
+        _, to_factors = jax.vjp(chunks.product, hidden, part)
+        from_hidden, from_rows = to_factors(*pull(push))
         d_hidden = d_hidden + from_hidden.astype(jnp.float32)
         return d_hidden, chunks.write(d_unembedding, from_rows, start)
 

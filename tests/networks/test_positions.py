@@ -61,16 +61,6 @@ def test_window_grid_counts_tokens_not_columns():
     assert (windowed[2:] == grid("x.x.. ..xx. ...xx")).all()
 
 
-def test_fully_masked_row_gives_zeros_and_finite_gradients():
-    mask = jnp.array([[True, True, False], [False, False, False]])
-    scores = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    weights = attention.masked_softmax(scores, mask)
-    np.testing.assert_allclose(weights[0, :2], jax.nn.softmax(scores[0, :2]), rtol=1e-6)
-    assert weights[0, 2] == 0 and (weights[1] == 0).all()
-    gradient = jax.grad(lambda s: attention.masked_softmax(s, mask)[:, 0].sum())(scores)
-    assert jnp.isfinite(gradient).all() and (gradient[1] == 0).all()
-
-
 def test_rotation_is_a_complex_product(zoo):
     """Oracle: pair (i, i + R) is a complex number turned by position * frequency."""
     config = zoo.llama(head_dim=6, rope_fraction=0.67)
@@ -123,3 +113,13 @@ def test_local_layers_with_their_own_base_are_not_scaled(zoo):
 def test_unknown_scaling_is_refused():
     with pytest.raises(UserError, match="yarn"):
         RopeScaling(kind="yarn", factor=2.0)
+
+
+def test_the_gradient_of_a_rotation_turns_back(zoo):
+    """R is orthogonal: pulling y back through it gives the x with R x = y."""
+    config = zoo.llama(head_dim=8, rope_fraction=0.5)
+    rates = positions.inverse_frequencies(config, local=False)
+    angles = positions.rotary_angles(jnp.arange(5)[None], rates)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 5, 2, 8)), jnp.float32)
+    turned, pull = jax.vjp(lambda x: positions.rotate(x, angles), x)
+    np.testing.assert_allclose(pull(turned)[0], x, atol=1e-5)
