@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.errors import UserError
-from rlhf_jax.networks import RopeScaling, attention, positions
+from rlhf_jax.networks import RopeScaling, positions
 
 
 def grid(text: str) -> np.ndarray:
