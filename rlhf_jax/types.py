@@ -42,8 +42,7 @@ class NetworkOutputs(NamedTuple):
     Attributes:
       hidden: [B L D], after the final norm, before the unembedding.
       scalars: float32[B L] of the scalar head, or None where the network has none.
-      cache: the key-value cache after this call, or None.
-    """
+      cache: the key-value cache after this call, or None."""
 
     hidden: Array
     scalars: Array | None
@@ -59,6 +58,7 @@ class Network(NamedTuple):
       init_cache: `init_cache(batch_size, length) -> cache`, an empty static cache.
       unembedding: `unembedding(variables) -> [V, D]`, the matrix of the language head.
       config: the architecture (`networks.TransformerConfig`).
+      for_decoding: the same variables, laid out for many calls with a cache.
     """
 
     init: Callable[[Array], Params]
@@ -66,6 +66,7 @@ class Network(NamedTuple):
     init_cache: Callable[..., Any]
     unembedding: Callable[[Params], Array]
     config: Any
+    for_decoding: Callable[[Params], Params] = lambda variables: variables
 
 
 class PromptBatch(NamedTuple):
@@ -84,8 +85,7 @@ class SequenceBatch(NamedTuple):
     Attributes:
       inputs: tokens and masks, [B L].
       loss_mask: bool[B L], True where the token is a *target*.
-      weight: float32[B L], weight of the example that the token belongs to.
-      example_id: int32[B L], its id, -1 on padding.
+      weight, example_id: float32, int32[B L], of the token's example; -1 on padding.
     """
 
     inputs: ModelInputs

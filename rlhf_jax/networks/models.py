@@ -60,7 +60,8 @@ def language_model(
       dtype: dtype of the computation (softmax, norms and scalars stay float32).
       param_dtype: dtype of the parameters.
       scan_layers: one `lax.scan` over the layers instead of unrolling: compile time
-        does not grow with depth. Decoding always unrolls.
+        does not grow with depth. Decoding always unrolls, and without this also reads
+        a copy of the layers that it need not slice at every token.
       remat: what the backward pass keeps, a key of `transformer.REMAT`.
     """
     head = _initializer(zeros() if head_init is None else head_init)
@@ -170,10 +171,16 @@ def _network(parts: transformer.Parts) -> Network:
             )
         return variables["params"]["embedding"]["tokens"].astype(parts.dtype)
 
+    def for_decoding(variables: Any) -> Any:
+        if parts.scan_layers:
+            return variables
+        return transformer.unstack_layers(variables, config)
+
     return Network(
         init=init,
         apply=functools.partial(transformer.apply, parts),
         init_cache=init_cache,
         unembedding=unembedding,
         config=config,
+        for_decoding=for_decoding,
     )

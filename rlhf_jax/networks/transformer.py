@@ -273,7 +273,7 @@ def unstack_layers(variables: Variables, config: TransformerConfig) -> Variables
 
     `apply` reads both, and unrolls this one. Done once before a decoding
     loop, it saves slicing the stack at every token, at the price of one copy of the
-    layers: worth it on a CPU, rarely on an accelerator.
+    layers.
     """
     layers = unstack(part(variables, "layers"), config.num_layers)
     return {

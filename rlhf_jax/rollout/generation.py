@@ -47,9 +47,10 @@ class SamplingState(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """Sampling in four pure functions.
+    """Sampling in pure functions.
 
     Attributes:
+      prepare: `prepare(params) -> params` that start and step read faster.
       start: `start(params, PromptBatch, key) -> SamplingState`; prefills the prompts
         once, repeats the cache for the samples and draws the first token.
       step: `step(params, SamplingState) -> SamplingState`; reads the last token, draws
@@ -58,6 +59,7 @@ class Machine(NamedTuple):
       finish: `finish(PromptBatch, SamplingState) -> Rollout`.
     """
 
+    prepare: Callable[[Params], Params]
     start: Callable[[Params, PromptBatch, Array], SamplingState]
     step: Callable[[Params, SamplingState], SamplingState]
     running: Callable[[SamplingState], Array]
@@ -105,6 +107,7 @@ def machine(
         samples_per_prompt=samples_per_prompt,
     )
     return Machine(
+        prepare=network.for_decoding,
         start=partial(_start, plan),
         step=partial(_step, plan),
         running=partial(_running, plan),
@@ -220,6 +223,7 @@ def run(
     parts: Machine, params: Params, prompt: PromptBatch, key: Array
 ) -> SamplingState:
     """Start the machine and step it until no row is left, as one `while_loop`."""
+    params = parts.prepare(params)
     state = parts.start(params, prompt, key)
     return jax.lax.while_loop(
         parts.running, lambda state: parts.step(params, state), state
