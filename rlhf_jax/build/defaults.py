@@ -43,7 +43,11 @@ NUMBERLESS = ("checkpoint", "logging", "mesh", "debug")
 
 
 def optimizer(learning_rate: float, **changes) -> ConfigDict:  # noqa: ANN003
-    """AdamW with a constant rate; `schedule` is constant, linear or cosine."""
+    """AdamW with a constant rate; `schedule` is constant, linear or cosine.
+
+    With `ema_decay` (such as 0.999) the stage is evaluated with, and hands on to later
+    stages and to `export`, the moving average of its parameters.
+    """
     config = ConfigDict(
         dict(
             name="adamw",

@@ -14,6 +14,7 @@ from rlhf_jax.build import preference as offline
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
+from rlhf_jax.optimizers import final_params
 from rlhf_jax.rollout import judges
 from rlhf_jax.studies import schema
 from rlhf_jax.training import checkpoint, loop
@@ -205,7 +206,7 @@ class _Online(NamedTuple):
         prompts = context.prompts(context.task.heldout, self.eval_prompts)
 
         def evaluate(state: TrainState, step: int) -> loop.Evaluation:
-            variables = forward.merged(frozen.base, state.params["policy"])
+            variables = forward.merged(frozen.base, final_params(state, "policy"))
             key = rng.named(rng.root(context.seeds.sampling), "held-out")
             found = measure(variables, frozen.reference, prompts, key)
             shown = {column: entry["mean"] for column, entry in found.table.items()}
@@ -237,7 +238,7 @@ class _Online(NamedTuple):
 
     def load(self) -> Params:
         """The trained policy as plain variables."""
-        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
         merged = forward.merged(base, tuned)
         return networks.merge_lora(merged, self.network.config)

@@ -236,6 +236,12 @@ def reduction_of(section: Section) -> losses.Reduction:
 def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
     """Reads an optimizer section; a schedule runs over `steps` optimizer steps."""
     peak = section.float("learning_rate", 0.0)
+    ema_decay = section.optional("ema_decay", lambda key: section.float(key, 0.0, 1.0))
+    if ema_decay == 1.0:
+        raise UserError(
+            f"{section.path}.ema_decay=1.0 never moves the average; use less than 1,"
+            " or None for no average"
+        )
     shape = section.choice("schedule", ("constant", "linear", "cosine"))
     warmup = section.int("warmup_steps", 0)
     rest = max(steps - warmup, 1)
@@ -255,9 +261,7 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
         eps_form=section.choice("eps_form", ("optax", "tensorflow")),  # type: ignore
         weight_decay=section.float("weight_decay", 0.0),
         clip_norm=section.optional("clip_norm", lambda key: section.float(key, 0.0)),
-        ema_decay=section.optional(
-            "ema_decay", lambda key: section.float(key, 0.0, 1.0)
-        ),
+        ema_decay=ema_decay,
     )
 
 

@@ -22,6 +22,7 @@ from rlhf_jax.build import (
 )
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
 from rlhf_jax.training import checkpoint
 from rlhf_jax.types import (
     AdvantageEstimator,
@@ -44,6 +45,11 @@ def ppo(name: str, section: Section, context: Context) -> Stage:
     value_optimizer = parts.optimizer(
         section.section("value_optimizer"), numbers.updates
     )
+    if section.section("value_optimizer").value("ema_decay") is not None:
+        raise UserError(
+            f"{section.path}.value_optimizer.ema_decay: nothing reads an average of the"
+            f" critic; set it to None (that of the policy is {section.path}.optimizer)"
+        )
     if value is not None and value.separate:
         head = "zero" if value.head == "copy" else value.head
         critic = context.model.scalar(head=head)
@@ -238,7 +244,7 @@ class _PPO(NamedTuple):
 
     def load(self) -> Params:
         """The trained policy as plain variables, without a scalar head."""
-        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         plain = tuned
         if self.context.model.lora is not None:
             merged = forward.merged(self.start()[0], tuned)

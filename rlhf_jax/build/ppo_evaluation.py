@@ -12,6 +12,7 @@ from rlhf_jax.algorithms import forward
 from rlhf_jax.build import aggregates, alarming, tracing
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.ppo_settings import Batches, Settings
+from rlhf_jax.optimizers import final_params
 from rlhf_jax.studies import schema
 from rlhf_jax.training import loop
 from rlhf_jax.types import Network, Scorer, TrainState
@@ -63,7 +64,9 @@ class Evaluator(NamedTuple):
 
     def __call__(self, state: TrainState, step: int) -> loop.Evaluation:
         """Metrics under their plain names and `<name>_se`, and sample rows."""
-        variables = forward.merged(self.frozen.policy_base, state.params["policy"])
+        variables = forward.merged(
+            self.frozen.policy_base, final_params(state, "policy")
+        )
         key = rng.named(rng.root(self.context.seeds.sampling), "held-out")
         found = self.measure(variables, self.frozen.reference, self.prompts, key)
         held_out = {column: entry["mean"] for column, entry in found.table.items()}

@@ -264,7 +264,7 @@ class _Preference(NamedTuple):
 
     def load(self) -> Params:
         """The trained policy as plain variables."""
-        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
         merged = forward.merged(base, tuned)
         return networks.merge_lora(merged, self.network.config)

@@ -11,6 +11,7 @@ import numpy as np
 from rlhf_jax import algorithms, metrics
 from rlhf_jax.algorithms import forward
 from rlhf_jax.algorithms.preference_scoring import HeldOutMeasure
+from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import loop
 from rlhf_jax.types import ComparisonBatch, TrainState
 
@@ -32,7 +33,7 @@ def evaluation(
     """
 
     def evaluate(state: TrainState, step: int) -> loop.Evaluation:
-        variables = forward.merged(frozen.base, state.params["policy"])
+        variables = forward.merged(frozen.base, final_params(state, "policy"))
         found = [
             measure(
                 variables,

@@ -14,6 +14,7 @@ from rlhf_jax.algorithms import forward
 from rlhf_jax.build import label, models, parts
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
+from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import checkpoint, loop
 from rlhf_jax.types import (
     Learner,
@@ -89,7 +90,7 @@ class _RewardModel(NamedTuple):
             evaluate=accuracy(self.measures.accuracy, base, batches),
             eval_every=self.eval_every,
         )
-        variables = forward.merged(base, state.params["reward"])
+        variables = forward.merged(base, final_params(state, "reward"))
         noise = label.noise(self.context, self.data)
         judged = judge(
             scores_of(self.measures.scores, variables, batches), heldout, noise
@@ -140,7 +141,7 @@ class _RewardModel(NamedTuple):
 
     def load(self) -> Params:
         """The reward model as plain variables."""
-        trained = checkpoint.load_params(self.context.folder(self.name), "reward")
+        trained = checkpoint.load_weights(self.context.folder(self.name), "reward")
         base = {} if self.context.model.lora is None else self.start()[0]
         merged = forward.merged(base, trained)
         return networks.merge_lora(merged, self.network.config)
@@ -201,7 +202,7 @@ def accuracy(
 
     def evaluate(state: TrainState, step: int) -> loop.Evaluation:
         del step
-        variables = forward.merged(frozen, state.params["reward"])
+        variables = forward.merged(frozen, final_params(state, "reward"))
         found = metrics.finish(metrics.merge([measure(variables, b) for b in batches]))
         return loop.Evaluation(
             {key.removeprefix("reward_model/"): value for key, value in found.items()}

@@ -14,6 +14,7 @@ from rlhf_jax.build import models, parts
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
+from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import checkpoint, loop
 from rlhf_jax.types import Learner, Network, Params, SequenceBatch, TrainState
 
@@ -117,7 +118,7 @@ class _FineTuning(NamedTuple):
 
     def load(self) -> Params:
         """The tuned policy as plain variables."""
-        tuned = checkpoint.load_params(self.context.folder(self.name), "policy")
+        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
         merged = forward.merged(base, tuned)
         return networks.merge_lora(merged, self.network.config)
@@ -179,7 +180,7 @@ def heldout_loss(
 
     def evaluate(state: TrainState, step: int) -> loop.Evaluation:
         del step
-        variables = forward.merged(frozen, state.params["policy"])
+        variables = forward.merged(frozen, final_params(state, "policy"))
         total = metrics.merge([{"loss": measure(variables, b)} for b in batches])
         loss = metrics.finish(total)["loss"]
         return loop.Evaluation({"loss": loss, "perplexity": math.exp(min(loss, 700.0))})

@@ -17,6 +17,7 @@ import optax
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import schedules
+from rlhf_jax.optimizers.averages import average_params, find_state
 
 Array = jax.Array
 
@@ -35,20 +36,6 @@ class RecordedState(NamedTuple):
     grad_norm: Array
     learning_rate: Array
     inner: Any
-
-
-class AverageState(NamedTuple):
-    """Exponential moving average of parameters, biased towards zero until read.
-
-    Attributes:
-      count: int32[], updates seen.
-      decay: float32[].
-      average: tree like the parameters, float32, started at zero.
-    """
-
-    count: Array
-    decay: Array
-    average: Any
 
 
 def optimizer(
@@ -145,34 +132,6 @@ def scale_by_adam(
     return optax.GradientTransformation(init, update)
 
 
-def average_params(decay: float) -> optax.GradientTransformation:
-    """Moving average of the parameters *after* each update; the last link of a chain.
-
-    The average starts at zero and is corrected on reading, as Adam's moments are, so
-    it does not depend on the values that the parameters had when it was initialised
-    (a warm start replaces those).
-    """
-
-    def init(params: Any) -> AverageState:
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        return AverageState(
-            jnp.zeros((), jnp.int32), jnp.asarray(decay, jnp.float32), zeros
-        )
-
-    def update(
-        updates: Any, state: Any, params: Any = None
-    ) -> tuple[Any, AverageState]:
-        new = optax.apply_updates(params, updates)
-        average = jax.tree.map(
-            lambda a, p: decay * a + (1 - decay) * p.astype(jnp.float32),
-            state.average,
-            new,
-        )
-        return updates, AverageState(state.count + 1, state.decay, average)
-
-    return optax.GradientTransformation(init, update)
-
-
 def apply_updates(
     transformation: optax.GradientTransformation,
     params: Any,
@@ -200,33 +159,13 @@ def optimizer_metrics(opt_state: Any) -> dict[str, metrics.Mean]:
 
     Works on the state of one group; empty for a foreign optimizer.
     """
-    found = _find(opt_state, RecordedState)
+    found = find_state(opt_state, RecordedState)
     if found is None:
         return {}
     return {
         "optim/grad_norm": metrics.scalar(found.grad_norm),
         "optim/lr": metrics.scalar(found.learning_rate),
     }
-
-
-def ema_params(opt_state: Any, like: Any) -> Any:
-    """The moving average of one group's parameters, bias removed, dtypes as `like`.
-
-    Raises:
-      UserError: the optimizer was built without `ema_decay`.
-    """
-    found = _find(opt_state, AverageState)
-    if found is None:
-        raise UserError(
-            "the optimizer keeps no moving average of the parameters; "
-            "build it with ema_decay=0.999 (or leave the average out)"
-        )
-    scale = 1 - jnp.power(found.decay, found.count.astype(jnp.float32))
-    return jax.tree.map(
-        lambda a, p: jnp.where(found.count > 0, a / scale, p).astype(p.dtype),
-        found.average,
-        like,
-    )
 
 
 def decayed(params: Any) -> Any:
@@ -289,9 +228,3 @@ def _global_norm(tree: Any) -> Array:
         jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)
     ]
     return jnp.sqrt(sum(squares, jnp.zeros(())))
-
-
-def _find(tree: Any, kind: type) -> Any:
-    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kind))
-    found = [leaf for leaf in leaves if isinstance(leaf, kind)]
-    return found[0] if found else None

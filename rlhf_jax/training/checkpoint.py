@@ -22,6 +22,7 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
+from rlhf_jax import optimizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import TrainState
 
@@ -132,6 +133,36 @@ def load_params(
         }
     loaded = _load(step, {"params": wanted})["params"]
     return loaded if group is None else loaded[group]
+
+
+def load_weights(path: str | os.PathLike[str], group: str) -> Any:
+    """What a trained group hands on: the moving average of its parameters where its
+    optimizer keeps one (`ema_decay`), else the parameters.
+
+    Args:
+      path: a step directory, or a folder that `resolve` understands.
+      group: such as `policy`.
+
+    Raises:
+      UserError: there is no such group.
+    """
+    step = resolve(path)
+    params = load_params(step, group)
+    stored = _stored(step).get("opt_state", {})
+    inside = {
+        id(x) for x in jax.tree.leaves(optimizers.stored_averages(stored.get(group)))
+    }
+    if not inside:
+        return params
+
+    def wanted(leaf: Any) -> Any:
+        if id(leaf) not in inside:
+            return ocp.PLACEHOLDER
+        return _abstract(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+
+    found = _load(step, {"opt_state": jax.tree.map(wanted, stored)})["opt_state"]
+    (average,) = optimizers.stored_averages(found[group])
+    return optimizers.ema_params(optimizers.AverageState(**average), params)
 
 
 def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:

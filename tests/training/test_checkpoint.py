@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
-from rlhf_jax.optimizers import optimizer
+from rlhf_jax.optimizers import apply_updates, final_params, optimizer
 from rlhf_jax.training import checkpoint, retention
 from rlhf_jax.training.checkpointer import Checkpointer
 from rlhf_jax.training.retention import Retention, Saved
@@ -206,3 +206,27 @@ def test_choosing_by_the_training_reward_is_refused(name):
         retention.validate(Retention(best=name, refused=("eval/mine",)))
     retention.validate(Retention(best="eval/gold"))
     retention.validate(Retention(best="eval/loss", mode="min"))
+
+
+def test_weights_are_the_average_where_one_is_kept(tmp_path):
+    """`load_weights` gives, bit for bit, what `final_params` gives of the live state:
+    the moving average with its bias removed, or the parameters where none is kept."""
+    averaged, plain = optimizer("sgd", 1.0, ema_decay=0.9), optimizer("sgd", 1.0)
+    groups = {"policy": averaged, "value": plain}
+    params = {name: {"w": jnp.full(2, 7.0, jnp.bfloat16)} for name in groups}
+    states = {name: tx.init(params[name]) for name, tx in groups.items()}
+    for grad in (1.0, -4.0):
+        for name, tx in groups.items():
+            params[name], states[name], _ = apply_updates(
+                tx, params[name], states[name], {"w": jnp.full(2, grad)}
+            )
+    state = TrainState(jnp.asarray(4, jnp.int32), params, states, rng.root(0), {})
+    Checkpointer(tmp_path / "checkpoints").save(state, record())
+    for name in groups:
+        loaded = checkpoint.load_weights(tmp_path, name)
+        assert_same(loaded, final_params(state, name))
+    assert_same(final_params(state, "value"), params["value"])
+    average = final_params(state, "policy")["w"]
+    assert not np.array_equal(average, params["policy"]["w"])
+    with pytest.raises(UserError, match="'reward'.*policy, value"):
+        checkpoint.load_weights(tmp_path, "reward")
