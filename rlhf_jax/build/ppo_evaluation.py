@@ -44,12 +44,24 @@ def watched(context: Context, proxy: Scorer, source: str) -> dict[str, Scorer]:
     return found
 
 
+TRACES = 4
+"""Parts of the training after each of which samples are shown token by token."""
+
+
+def traced(step: int, steps: int, eval_every: int) -> bool:
+    """Whether the evaluation at a step shows samples token by token: the first one, the
+    first after each of `TRACES` equal parts of the training, and the last."""
+    if step == steps:
+        return True
+    return TRACES * step // steps > TRACES * (step - eval_every) // steps
+
+
 class Evaluator(NamedTuple):
     """`loop.Evaluate` on the same held-out prompts and noise each time.
 
     Beside what it measures it gives the levels of the alarms (`studies.alarms`).
 
-    The last evaluation also shows its samples token by token, from a step that is
+    Some evaluations (`traced`) also show samples token by token, from a step that is
     computed on the held-out prompts and thrown away.
     """
 
@@ -79,7 +91,8 @@ class Evaluator(NamedTuple):
             self._row(step, record)
             for record in found.records[: self.numbers.shown_samples]
         ]
-        if step == self.numbers.steps and self.numbers.shown_samples:
+        numbers = self.numbers
+        if numbers.shown_samples and traced(step, numbers.steps, numbers.eval_every):
             rows += self._traced(step, state)
         return loop.Evaluation(held_out, rows)
 

@@ -90,8 +90,7 @@ def _prompt(
         shown = _spread(of_run, moments)
         mixed = len({bool(row.get("tokens")) for row in shown}) > 1
         parts += [_response(row, mixed) for row in shown]
-    traced = [row for of_run in rows for row in of_run if row.get("tokens")]
-    parts += [_numbers(row) for row in traced[-1:]]
+        parts += [_numbers(row) for row in shown if row.get("tokens")]
     brief = " ".join(text.split())
     brief = brief if len(brief) <= 140 else brief[:139] + "…"
     return (
@@ -114,16 +113,22 @@ def _path(rows: list[list[dict[str, Any]]]) -> str:
 
 
 def _spread(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """Rows of at most `limit` steps, evenly over training.
+    """Rows of about `limit` steps, evenly over training, rather traced than others.
 
     Of one step the last row is kept, and beside it the last that carries tokens (a
     response traced token by token may be another sample than the one evaluated).
     """
     kept = {(row["step"], bool(row.get("tokens"))): row for row in rows}
-    steps = sorted({step for step, _ in kept})
-    places = np.linspace(0, len(steps) - 1, min(limit, len(steps)))
-    wanted = {steps[round(place)] for place in places.tolist()}
+    traced = _evenly(sorted({step for step, tokens in kept if tokens}), limit)
+    others = sorted({step for step, _ in kept} - set(traced))
+    wanted = {*traced, *_evenly(others, limit - len(traced))}
     return [kept[key] for key in sorted(kept) if key[0] in wanted]
+
+
+def _evenly(steps: list[int], limit: int) -> list[int]:
+    """At most `limit` of the steps, first and last included where there is room."""
+    places = np.linspace(0, len(steps) - 1, min(limit, len(steps)))
+    return [steps[round(place)] for place in places.tolist()]
 
 
 def _ordered(scores: Any) -> list[tuple[str, Any]]:

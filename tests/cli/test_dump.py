@@ -1,11 +1,13 @@
 """`debug.dump_step`: one PPO step laid open in an npz."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 
 from rlhf_jax.build import tracing
+from rlhf_jax.studies import schema
 
 B, P, T = 8, 16, 10
 KL_COEF, MISSING_EOS, LAM = 0.05, 1.0, 0.95
@@ -123,3 +125,18 @@ def test_padding_of_prompts_is_left_and_of_responses_right(step):
     prompt, response = step["prompt_mask"], step["response_mask"]
     assert (np.diff(prompt.astype(int), axis=1) >= 0).all() and prompt[:, -1].all()
     assert (np.diff(response.astype(int), axis=1) <= 0).all() and response[:, 0].all()
+
+
+def test_samples_are_told_token_by_token_over_the_training(finished_run):
+    """At the first and the last evaluation, all fields of all tokens; no KL
+    while the policy is the reference. Kills: tokens of the last evaluation only."""
+    rows = [json.loads(line) for line in (finished_run / "samples.jsonl").open()]
+    told = [row for row in rows if row.get("tokens")]
+    assert sorted({row["step"] for row in told}) == [0, 2]
+    for row in told:
+        assert len(row["tokens"]) == row["length"]
+        for token in row["tokens"]:
+            for field in schema.TOKEN_FIELDS:
+                assert isinstance(token[field], float | int), field
+        largest = max(abs(token["kl"]) for token in row["tokens"])
+        assert (largest < 1e-5) == (row["step"] == 0)

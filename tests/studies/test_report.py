@@ -230,6 +230,24 @@ def test_a_traced_sample_of_an_evaluated_step_stands_beside_it(tmp_path, lines):
     assert ">w3</span> <span" in text, "words that decoding glued stay apart"
 
 
+def test_traced_moments_are_shown_rather_than_others(tmp_path, lines):
+    """Of 40 evaluations 3 carry tokens: all 3 are shown with a table each, and others
+    beside them. Kills: moments chosen without regard to tokens."""
+    told = {"scores": {"gold": 0.5}, "length": 1}
+    tokens = schema.token_rows(["w"], reward=[0.0])
+    rows = [schema.sample_row("ppo", step, 7, "p", "w", **told) for step in range(40)]
+    rows += [
+        schema.sample_row("ppo", step, 7, "p", "w", tokens=tokens, **told)
+        for step in (0, 17, 39)
+    ]
+    lines(tmp_path / "samples.jsonl", rows)
+    _, text = page([tmp_path], tmp_path)
+    tables = re.findall(r"Token by token, step (\d+)", text)
+    assert tables == ["0", "17", "39"]
+    moments = set(re.findall(r'class="step">step (\d+)', text))
+    assert {"0", "17", "39"} < moments and len(moments) == 8
+
+
 def test_phases_are_the_parts_of_a_step_or_the_step():
     whole = ["time/step", "time/eval", "time/tokens_per_second", "time/compiles", "a"]
     assert panels.phases(whole) == ["time/step", "time/eval"]
