@@ -22,7 +22,7 @@ linearly, AdamW with eps 1e-5 and no gradient clipping, KL coefficient 0.05 in t
 reward, clip 0.2 for ratios and values, value loss 0.1, discount 1, lambda 0.95,
 advantages whitened and rewards not, temperature 0.7, 53 response tokens, a score of -1
 without an end token, truncated rows without a bootstrap value, critic from the reward
-model with its head, no dropout.
+model with its head, no dropout; the scores of the demonstrations have mean 0.
 
 A variant may be followed by `+gold`: half of the comparisons train the reward model and
 the other half a second one, which takes gold's place in the table; and by
@@ -84,6 +84,7 @@ def _reward_model(microbatches: int) -> ConfigDict:
         microbatches=microbatches,
         terms=("bradley_terry",),
         bradley_terry=dict(weight=1.0),
+        normalize="demonstrations",
         optimizer=_adamw("cosine"),
     )
 

@@ -4,8 +4,10 @@ Paper: Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO: A Cas
   on TL;DR Summarization" (arXiv:2403.17031); data of Stiennon et al. 2020.
 Command: rlhf-jax train --config=experiments/tldr_rm.py:1b --config.model.path=SFT
   --config.task.rankings=train.jsonl --config.task.heldout_rankings=validation.jsonl
+  --config.task.demonstrations=sft_train.jsonl
   where SFT is what `rlhf-jax export` made of `tldr_sft.py` and a line is {"prompt":
-  "...", "chosen": "...", "rejected": "..."}; `tfds:NAME#SPLIT` is read too.
+  "...", "chosen": "...", "rejected": "..."}, of the demonstrations {"prompt": "...",
+  "response": "..."}; `tfds:NAME#SPLIT` is read too.
 Hardware: one GPU of 80 GB (1b, 2.8b), eight for 6.9b. Time: about 2, 5 and 14 hours.
 Result: accuracy on the validation comparisons, which come from other policies than the
   training ones, 62.8 %, 66.9 % and 68.9 % for the three sizes.
@@ -13,8 +15,8 @@ Result: accuracy on the validation comparisons, which come from other policies t
 
 92,832 pairs, batch 64, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a cosine
 schedule; the reward is read at the end token; head from N(0, 1 / (width + 1)). The
-training comparisons are as long as 169 tokens. Scores are brought to mean 0 and
-standard deviation 1 over the ranked responses (the paper: mean 0 over demonstrations).
+training comparisons are as long as 169 tokens. Scores get the bias that brings those of
+the demonstrations to mean 0.
 """
 
 from ml_collections import ConfigDict
@@ -42,6 +44,7 @@ def get_config(variant: str = "1b") -> ConfigDict:
         microbatches=MICROBATCHES.get(variant, 1),
         terms=("bradley_terry",),
         bradley_terry=dict(weight=1.0),
+        normalize="demonstrations",
         eval_every=100,
         optimizer=defaults.optimizer(3e-6, schedule="cosine", eps=1e-5, clip_norm=None),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from rlhf_jax import data, rewards, rollout
+import numpy as np
+
+from rlhf_jax import data, rollout
 from rlhf_jax.algorithms import reward_averaging
-from rlhf_jax.build import label, rm
+from rlhf_jax.build import label, normalization, rm
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.types import Network, Params, Scorer
@@ -25,7 +27,7 @@ def average(name: str, section: Section, context: Context) -> Stage:
         members=section.names("members"),
         data=section.str("data"),
         batch_size=section.int("batch_size", 1),
-        normalize=section.bool("normalize"),
+        normalize=normalization.way(section, context),
         context=context,
         network=context.model.scalar(),
     )
@@ -41,7 +43,7 @@ class _Average(NamedTuple):
     members: tuple[str, ...]
     data: str
     batch_size: int
-    normalize: bool
+    normalize: str
     context: Context
     network: Network
 
@@ -55,13 +57,20 @@ class _Average(NamedTuple):
         scores = rm.scores_of(measures.scores, variables, self.batches(heldout, "pad"))
         noise = label.noise(self.context, self.data)
         result = rm.judge(scores, heldout, noise)
-        if not self.normalize:
-            return {**result, "gain": 1.0, "bias": 0.0}
-        training = label.rankings(self.context, self.data, "train")
-        scores = rm.scores_of(
-            measures.scores, variables, self.batches(training, "drop")
+
+        def responses() -> np.ndarray:
+            training = label.rankings(self.context, self.data, "train")
+            batches = self.batches(training, "drop")
+            return rm.ranked_scores(measures.scores, variables, batches)
+
+        return result | normalization.gain_and_bias(
+            self.normalize,
+            self.context,
+            self.network,
+            variables,
+            self.batch_size,
+            responses,
         )
-        return result | rewards.measure_gain_and_bias(scores.ravel())._asdict()
 
     def batches(self, found: data.Dataset, remainder: str) -> list[Any]:
         """All rankings of a dataset, in order."""

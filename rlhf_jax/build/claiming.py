@@ -60,6 +60,13 @@ def check_folder(path: Path) -> None:
     Raises:
       UserError: something else is there, or it may not be written.
     """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--workdir={path} cannot be used: {reason}") from error
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir={path} is a file, not a folder")
     there = next(p for p in (path, *path.absolute().parents) if p.exists())

@@ -156,7 +156,7 @@ def _check_task(
 def _check_lengths(kind: str, settings: Mapping[str, Any], task: Task) -> None:
     """An example that is too long stops the run before its first stage."""
     read: list[tuple[Dataset | None, Callable[[Any], Any]]] = []
-    if kind == "sft":
+    if kind == "sft" or settings.get("normalize") == "demonstrations":
         read += [(task.demonstrations, task.encoder.sequence)]
         read += [(task.heldout_demonstrations, task.encoder.sequence)]
     if kind == "rm" and settings["data"] == "task":

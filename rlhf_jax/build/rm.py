@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import algorithms, data, metrics, networks, rewards, rollout, stats
+from rlhf_jax import algorithms, data, metrics, networks, rollout, stats
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import label, models, parts
+from rlhf_jax.build import label, models, normalization, parts
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.optimizers import final_params
@@ -50,7 +50,7 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
         steps=steps,
         eval_every=section.int("eval_every", 0),
         batch_size=parts.batch_size(section, microbatches),
-        normalize=section.bool("normalize"),
+        normalize=normalization.way(section, context),
         context=context,
         network=network,
         learner=learner,
@@ -70,7 +70,7 @@ class _RewardModel(NamedTuple):
     steps: int
     eval_every: int
     batch_size: int
-    normalize: bool
+    normalize: str
     context: Context
     network: Network
     learner: Learner
@@ -100,12 +100,20 @@ class _RewardModel(NamedTuple):
     def gain_and_bias(
         self, variables: Params, training: data.Dataset
     ) -> dict[str, Any]:
-        """Mean 0 and sd 1 over the ranked responses, which the reference sampled."""
-        if not self.normalize:
-            return {"gain": 1.0, "bias": 0.0}
-        batches = list(self.stream(training, shuffle=False).epoch())
-        scores = scores_of(self.measures.scores, variables, batches)
-        return rewards.measure_gain_and_bias(scores.ravel())._asdict()
+        """What brings the scores to a fixed place, see `normalization.WAYS`."""
+
+        def responses() -> np.ndarray:
+            batches = list(self.stream(training, shuffle=False).epoch())
+            return ranked_scores(self.measures.scores, variables, batches)
+
+        return normalization.gain_and_bias(
+            self.normalize,
+            self.context,
+            self.network,
+            variables,
+            self.batch_size,
+            responses,
+        )
 
     def dataset(self, split: str) -> data.Dataset:
         """Rankings of a split; training takes the half that the section names."""
@@ -218,6 +226,17 @@ def scores_of(
 ) -> np.ndarray:
     """Raw scores float[N K] of all rows of some batches."""
     return np.concatenate([np.asarray(score(variables, batch)) for batch in batches])
+
+
+def ranked_scores(
+    score: Callable[[Params, RankingBatch], Any],
+    variables: Params,
+    batches: list[RankingBatch],
+) -> np.ndarray:
+    """Raw scores float[M] of the responses that have a rank: what fills up a ranking
+    of fewer than K is left out."""
+    ranks = np.concatenate([np.asarray(batch.ranks) for batch in batches])
+    return scores_of(score, variables, batches)[ranks > 0]
 
 
 def judge(

@@ -139,7 +139,7 @@ def rm(learning_rate: float, **changes: Any) -> ConfigDict:
             batch_size=32,
             microbatches=1,
             head="normal",
-            normalize=True,
+            normalize="responses",
             reduction="token_mean",
             terms=("plackett_luce",),
             plackett_luce=dict(weight=1.0),
@@ -152,7 +152,7 @@ def rm(learning_rate: float, **changes: Any) -> ConfigDict:
 
 def average(**changes: Any) -> ConfigDict:
     """The mean of the weights of several reward models (WARM)."""
-    values = dict(members=("rm",), data="label", batch_size=32, normalize=True)
+    values = dict(members=("rm",), data="label", batch_size=32, normalize="responses")
     return _section(dict(kind="average", **values), changes)
 
 

@@ -254,7 +254,7 @@ def _decode(row: Any) -> Any:
         return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FieldError("(line)", f"not JSON: {error}") from error
 
 

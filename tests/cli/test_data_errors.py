@@ -85,6 +85,7 @@ BAD_LINES = [
     ('{"prompt": "a", "response": 5}', "field 'response': expected text"),
     ('{"prompt": "a"}', "field 'response': missing"),
     ('{"prompt": "a", "response": "b"', "not JSON"),
+    pytest.param("[" * 50_000, "not JSON", id="deep"),
     ("[1]", "expected a JSON object"),
     ('{"prompt": "a", "response": "b", "weight": -1}', "field 'weight'"),
 ]

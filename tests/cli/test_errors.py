@@ -146,6 +146,10 @@ def test_a_workdir_that_cannot_be_written_is_named(refused, tmp_path):
     assert "is a file" in refused("train", TINY, f"--workdir={path}")
     assert "is a file" in refused("train", TINY, f"--workdir={path / 'below'}")
     assert path.read_text() == "mine"
+    for name in ("x" * 300, "a\0b"):
+        assert "cannot be used" in refused(
+            "train", TINY, f"--workdir={tmp_path / name}"
+        )
 
 
 def test_a_workdir_without_permission_is_named(refused, tmp_path, monkeypatch):
