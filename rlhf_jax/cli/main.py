@@ -8,6 +8,7 @@ Where several processes make up the run, all end with the code of the one that f
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
@@ -20,6 +21,9 @@ from rlhf_jax.cli import commands
 from rlhf_jax.errors import UserError
 
 DESCRIPTION = "Align language models from human feedback, in JAX."
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a full disk or quota says."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,10 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(arguments)
         joining.part()
     except UserError as error:
-        line = f"error: {' '.join(str(error).split())}"
-        _end_others(2, line)
-        print(line, file=sys.stderr)
-        code = 2
+        code = _refused(str(error))
     except KeyboardInterrupt:
         line = "interrupted; the same command continues from the last save"
         _end_others(130, line)
@@ -48,12 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception:
-        if leaving.joined():
-            time.sleep(2.0)  # where another process has died, a launcher ends this one
-        _end_others(1, traceback.format_exc())
-        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            code = _refused(
+                f"cannot write {error.filename or 'a file'}: {error.strerror}; once"
+                " there is room, the same command continues"
+            )
+        else:
+            if leaving.joined():
+                time.sleep(2.0)  # where another process has died, a launcher ends this
+            _end_others(1, traceback.format_exc())
+            raise
     return code
+
+
+def _refused(message: str) -> int:
+    """One `error:` line, and the code of bad input."""
+    line = f"error: {' '.join(message.split())}"
+    _end_others(2, line)
+    print(line, file=sys.stderr)
+    return 2
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
 from rlhf_jax import optimizers
 from rlhf_jax.errors import UserError
+from rlhf_jax.training import signatures
 from rlhf_jax.types import TrainState
 
 
@@ -198,21 +198,38 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # orbax and tensorstore raise many unrelated types
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"checkpoint {path} cannot be read ({line[:200]}); it is damaged or "
-                "not one of rlhf_jax: delete it to go on from the one before"
+                f"checkpoint {path} cannot be read ({_reason(error)}); it is damaged "
+                "or not one of rlhf_jax: delete it to go on from the one before"
             ) from error
 
 
+def _reason(error: Exception) -> str:
+    """The first line of an error, or what the system said."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return "No space left on device" if "No space left" in line else line[:200]
+
+
 def write(path: Path, state: TrainState, record: Record) -> None:
-    """Commit a step directory by one rename; `path` must not exist."""
+    """Commit a step directory by one rename; `path` must not exist.
+
+    Raises:
+      UserError: the file system refuses it, as where the disk is full.
+    """
     # Folders made in the background turn an error there into minutes of waiting.
     at_once = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    with _quiet(), ocp.Context(async_options=at_once):
-        ocp.save_checkpointables(
-            str(path), _items(state), custom_metadata=record._asdict()
-        )
+    try:
+        with _quiet(), ocp.Context(async_options=at_once):
+            ocp.save_checkpointables(
+                str(path), _items(state), custom_metadata=record._asdict()
+            )
+    except Exception as error:  # tensorstore tells of a full disk by a ValueError
+        if not isinstance(error, OSError) and "os_error_code" not in str(error):
+            raise
+        raise UserError(
+            f"cannot save {path} ({_reason(error)}); those before it are whole: once"
+            " there is room, the same command goes on from the last"
+        ) from error
 
 
 def read(path: Path, like: TrainState) -> TrainState:
@@ -260,8 +277,8 @@ def _stored(path: Path) -> dict[str, Any]:
 
 def _check_shapes(path: Path, like: Mapping[str, Any]) -> None:
     """Compare arrays by path: orbax would cast another dtype without a word."""
-    stored = _signatures(_stored(path))
-    wanted = _signatures(like)
+    stored = signatures.of(_stored(path))
+    wanted = signatures.of(like)
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):
             raise UserError(
@@ -270,22 +287,3 @@ def _check_shapes(path: Path, like: Mapping[str, Any]) -> None:
                 f"{wanted.get(name, 'absent')} in this run; use the settings that it "
                 "was made with, or another workdir"
             )
-
-
-def _signatures(tree: Any) -> dict[str, str]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(_key(k) for k in path): _show(x) for path, x in flat}
-
-
-def _key(entry: Any) -> str:
-    for kind in ("key", "name", "idx"):
-        if hasattr(entry, kind):
-            return str(getattr(entry, kind))
-    return str(entry)
-
-
-def _show(leaf: Any) -> str:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = jax.eval_shape(jax.random.key_data, leaf)
-        return f"{data.dtype}{list(data.shape)}"
-    return f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"

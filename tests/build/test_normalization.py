@@ -1,7 +1,5 @@
 """Gain and bias of a reward model: over ranked responses, or over demonstrations."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from rlhf_jax import rng
 from rlhf_jax.build import defaults, experiment, normalization, rm, sections
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Stop
-from rlhf_jax.types import ModelInputs
+from rlhf_jax.types import ModelInputs, RankingBatch
 
 
 def config(way="demonstrations"):
@@ -49,27 +47,33 @@ def test_the_demonstrations_get_mean_zero(context):
     np.testing.assert_allclose(found["bias"], -np.mean(scores), rtol=1e-5)
 
 
+def ranking_batch(ranks):
+    rows = np.zeros(len(ranks), np.float32)
+    tokens = np.zeros((*ranks.shape, 1), np.int32)
+    inputs = ModelInputs(tokens, tokens >= 0, tokens, tokens)
+    return RankingBatch(inputs, ranks, rows, rows.astype(np.int32), rows)
+
+
 def test_the_ranked_responses_get_mean_zero_and_deviation_one(context):
     """Kills: a ranking of three that is filled up to four counting its first twice."""
     values = np.asarray(jax.random.normal(rng.root(0), (5, 4))) * 3 + 2
     ranks = np.tile([1, 2, 3, 4], (5, 1))
     ranks[1:3, 3] = 0
-    batches = [
-        types.SimpleNamespace(ranks=ranks[:2]),
-        types.SimpleNamespace(ranks=ranks[2:]),
-    ]
+    batches = [ranking_batch(part) for part in (ranks[:2], ranks[2:])]
     parts = iter((values[:2], values[2:]))
     scores = rm.ranked_scores(lambda *_: next(parts), {}, batches)
     np.testing.assert_array_equal(np.sort(scores), np.sort(values[ranks > 0]))
     found = normalization.gain_and_bias(
-        "responses", context, None, None, 8, lambda: scores
+        "responses", context, context.model.scalar(), {}, 8, lambda: scores
     )
     told = found["gain"] * scores + found["bias"]
     np.testing.assert_allclose([told.mean(), told.std()], [0, 1], atol=1e-6)
 
 
 def test_scores_may_stay_as_they_come(context):
-    found = normalization.gain_and_bias("none", context, None, None, 8, pytest.fail)
+    found = normalization.gain_and_bias(
+        "none", context, context.model.scalar(), {}, 8, pytest.fail
+    )
     assert found == {"gain": 1.0, "bias": 0.0}
 
 

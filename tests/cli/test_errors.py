@@ -8,7 +8,7 @@ import jax
 import pytest
 from command_line import TINY, contents
 
-from rlhf_jax.build import claiming
+from rlhf_jax.build import claiming, experiment
 
 CONFIG = [
     ("ppo.kl_cof=0.1", "did you mean 'ppo.kl_coef'"),
@@ -164,6 +164,17 @@ def test_a_workdir_without_permission_is_named(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(claiming.contexts, "write_json", full)
     message = refused("train", TINY, f"--workdir={tmp_path / 'run'}")
     assert "cannot write in" in message and "No space left" in message
+
+
+def test_a_disk_that_fills_up_later_is_named(refused, tmp_path, monkeypatch):
+    """Kills: a traceback from whatever file happened to be the last."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(experiment, "run", full)
+    message = refused("train", TINY, f"--workdir={tmp_path / 'run'}")
+    assert message.startswith("cannot write metrics.jsonl: No space left on device")
 
 
 def test_a_folder_of_something_else_is_not_taken(refused, tmp_path):

@@ -230,3 +230,25 @@ def test_weights_are_the_average_where_one_is_kept(tmp_path):
     assert not np.array_equal(average, params["policy"]["w"])
     with pytest.raises(UserError, match="'reward'.*policy, value"):
         checkpoint.load_weights(tmp_path, "reward")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    """What orbax says of a full disk becomes one line; other errors stay."""
+    keeper = Checkpointer(tmp_path / "checkpoints")
+    state = make_state(rng.root(0))
+    keeper.save(state, record())
+
+    def refuse(message):
+        def save(*_, **__):
+            raise ValueError(message)
+
+        monkeypatch.setattr(checkpoint.ocp, "save_checkpointables", save)
+
+    refuse("RESOURCE_EXHAUSTED: x: No space left on device [os_error_code='28']")
+    later = state._replace(step=jnp.asarray(5, jnp.int32))
+    with pytest.raises(UserError, match="cannot save .*/5 .No space left on device"):
+        keeper.save(later, record(step=5))
+    assert keeper.steps() == [4]
+    refuse("a mistake of ours")
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        keeper.save(later, record(step=5))
