@@ -20,8 +20,9 @@ down to 0, Adam with eps 1e-5 where TensorFlow puts it, adaptive KL coefficient 
 with, value loss 0.1, clip 0.2, discount 1, lambda 0.95, temperature 0.7, 24 tokens, a
 critic from the reward model.
 
-Other than there: responses are 24 tokens without the rule that a full stop must come
-between tokens 16 and 24, and the policy has a critic of its own weights.
+Other than there: the policy has a critic of its own weights, and responses are 24
+tokens without the rule that cuts them at the first full stop after token 16 and gives
+-1 where there is none: here only the end token ends one, in labels and samples alike.
 """
 
 from ml_collections import ConfigDict
