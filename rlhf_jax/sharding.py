@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlhf_jax.errors import UserError
@@ -53,6 +55,7 @@ def mesh(
     fsdp: int = 1,
     tensor: int = 1,
     sequence: int = 1,
+    slices: int = 1,
     devices: list[Any] | None = None,
 ) -> Mesh:
     """A mesh with the axes of `AXES`, every one of them `Auto`.
@@ -60,15 +63,39 @@ def mesh(
     Args:
       data, fsdp, tensor, sequence: axis sizes; at most one is -1, which takes the
         devices that the others leave.
+      slices: of a pod; `data` spans them, so that only gradients go over the slower
+        network between slices, and the other axes stay inside of one.
       devices: a list of `jax.Device`, all of them by default.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or the devices are
+        of another number of slices.
     """
     devices = jax.devices() if devices is None else devices
     shape = _fill((data, fsdp, tensor, sequence), len(devices))
-    return jax.make_mesh(
-        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    types = (AxisType.Auto,) * len(AXES)
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    return Mesh(_hybrid(shape, slices, devices), AXES, axis_types=types)
+
+
+def _hybrid(shape: tuple[int, ...], slices: int, devices: list[Any]) -> np.ndarray:
+    """Devices in the order of a mesh whose first axis spans slices.
+
+    Devices that know no slices (CPUs) are taken as so many equal slices in a row.
+    """
+    if shape[0] % slices:
+        raise UserError(
+            f"mesh: data={shape[0]} does not divide over slices={slices}; data spans"
+            " the slices, so make it a multiple"
+        )
+    if devices[0].platform == "cpu":
+        return np.asarray(devices, object).reshape(shape)
+    there = {device.slice_index for device in devices}
+    if len(there) != slices:
+        raise UserError(f"mesh: slices={slices}, but the devices are of {len(there)}")
+    return mesh_utils.create_hybrid_device_mesh(
+        (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices
     )
 
 
@@ -89,8 +116,8 @@ def _fill(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(count // known if size == -1 else size for size in sizes)
 
 
-def _axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes of one rule or of one entry of a partition."""
+def mesh_axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one rule, or of one entry of a partition."""
     if rule is None:
         return ()
     return (rule,) if isinstance(rule, str) else rule
@@ -99,7 +126,7 @@ def _axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:
 def check_rules(rules: Rules, mesh: Mesh) -> None:
     """Raise `UserError` where a rule names an axis that the mesh does not have."""
     for name, rule in rules.items():
-        for axis in _axes(rule):
+        for axis in mesh_axes(rule):
             if axis not in mesh.axis_names:
                 raise UserError(
                     f"sharding rule {name} -> {axis}: the mesh has the axes "
@@ -117,7 +144,7 @@ def spec(logical_axes: tuple[str | None, ...], rules: Rules = RULES) -> Partitio
     for name in logical_axes:
         if name is not None and name not in rules:
             raise UserError(f"logical axis {name!r} has no sharding rule")
-        for axis in _axes(None if name is None else rules[name]):
+        for axis in mesh_axes(None if name is None else rules[name]):
             if axis in taken:
                 raise UserError(
                     f"logical axes {taken[axis]!r} and {name!r} of one array are both "
@@ -136,7 +163,7 @@ def shardings(mesh: Mesh, logical_axes: Any, rules: Rules = RULES) -> Any:
       mesh: where the arrays live.
       logical_axes: a tree whose leaves are tuples of logical names or None, one entry
         for each axis of the array; `()` for a scalar or a replicated array. What
-        `networks.logical_axes(network)` gives.
+        `networks.logicalmesh_axes(network)` gives.
       rules: logical name -> mesh axes.
 
     Returns:
@@ -166,7 +193,7 @@ def check_fits(arrays: Any, shardings: Any) -> None:
         for axis, (size, names) in enumerate(
             zip(array.shape, sharding.spec, strict=False)
         ):
-            names = _axes(names)
+            names = mesh_axes(names)
             parts = math.prod(sharding.mesh.shape[name] for name in names)
             if size % parts:
                 raise UserError(

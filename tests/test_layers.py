@@ -11,7 +11,7 @@ PACKAGE = ROOT / "rlhf_jax"
 LAYERS = [
     {
         *{"types", "metrics", "rng", "errors", "sharding", "stats", "ops", "planning"},
-        *{"hosts"},
+        *{"hosts", "placement"},
     },
     {"rewards", "advantages", "losses", "networks", "data", "worlds", "optimizers"},
     {"rollout"},
@@ -25,6 +25,7 @@ LAYERS = [
 SIDEWAYS = {
     "sharding": {"errors"},
     "hosts": {"errors"},
+    "placement": {"errors", "sharding"},
     "stats": {"errors", "metrics", "rng", "types"},
     "ops": {"errors", "types"},
     "planning": {"errors"},

@@ -100,7 +100,7 @@ def tiny(family):
 
 EIGHT = """
 import jax, jax.numpy as jnp, numpy as np
-from rlhf_jax import networks, rng, sharding
+from rlhf_jax import networks, placement, rng, sharding
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import ModelInputs
 
@@ -163,7 +163,7 @@ def hidden(variables, inputs):
 
 expected = jax.jit(hidden)(alone, inputs)
 inputs8 = jax.device_put(inputs, sharding.batch_sharding(mesh))
-with jax.set_mesh(mesh), networks.axis_rules(sharding.RULES):
+with placement.Placement(mesh).active():
     found = jax.jit(hidden)(spread, inputs8)
 np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

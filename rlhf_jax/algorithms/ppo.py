@@ -32,6 +32,7 @@ from rlhf_jax.algorithms import (
 )
 from rlhf_jax.algorithms.collecting import Scored, Selection, Staleness
 from rlhf_jax.algorithms.parts import Frozen, Parts, PPOBatch
+from rlhf_jax.placement import pinned
 from rlhf_jax.types import (
     AdvantageEstimator,
     Array,
@@ -237,7 +238,7 @@ def _learn(
         parts, state, frozen, collected, pretraining
     )
     state = trained._replace(step=state.step + 1, extra={**trained.extra, **extra})
-    return state, {**measured, **learned}, collected
+    return pinned(state), {**measured, **learned}, collected
 
 
 def _explain(parts: Parts, state: TrainState, frozen: Frozen, *rest: Any) -> Explained:

@@ -27,6 +27,7 @@ from rlhf_jax.algorithms.preference_scoring import (
 from rlhf_jax.algorithms.updates import apply_gradients
 from rlhf_jax.losses import microbatch
 from rlhf_jax.losses.preference import PreferenceOutputs
+from rlhf_jax.placement import pinned
 from rlhf_jax.types import (
     ComparisonBatch,
     Learner,
@@ -113,6 +114,6 @@ def preference(
             opt_state={"policy": opt_state},
             extra={"loss": carried},
         )
-        return state, {**measured, **norms}
+        return pinned(state), {**measured, **norms}
 
     return Learner(init, jax.jit(update, donate_argnums=0))

@@ -16,6 +16,7 @@ from rlhf_jax import losses, metrics
 from rlhf_jax.algorithms import forward
 from rlhf_jax.algorithms.updates import apply_gradients
 from rlhf_jax.losses import microbatch
+from rlhf_jax.placement import pinned
 from rlhf_jax.types import (
     Array,
     Learner,
@@ -86,7 +87,7 @@ def supervised(
             opt_state={group: opt_state},
             extra={"loss": carried},
         )
-        return state, {**measured, **norms}
+        return pinned(state), {**measured, **norms}
 
     return Learner(init, jax.jit(update, donate_argnums=0))
 

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from rlhf_jax.optimizers import apply_updates
+from rlhf_jax.placement import pinned
 from rlhf_jax.types import Metrics, Params
 
 
@@ -17,7 +18,13 @@ def apply_gradients(
     params: Params,
     prefix: str = "optim",
 ) -> tuple[Params, Any, Metrics]:
-    """Updates parameters; metrics are `<prefix>/grad_norm` and `<prefix>/lr`."""
-    params, opt_state, measured = apply_updates(optimizer, params, opt_state, gradients)
+    """Updates parameters; metrics are `<prefix>/grad_norm` and `<prefix>/lr`.
+
+    Gradients and results are held where the parameters lie on a mesh.
+    """
+    params, opt_state, measured = apply_updates(
+        optimizer, params, opt_state, pinned(gradients)
+    )
+    params, opt_state = pinned((params, opt_state))
     renamed = {name.replace("optim", prefix, 1): m for name, m in measured.items()}
     return params, opt_state, renamed

@@ -21,6 +21,7 @@ from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks.huggingface import read_json
+from rlhf_jax.placement import Placement
 from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
@@ -66,6 +67,7 @@ class Context(NamedTuple):
       gold_source: `task`, or the stage whose reward model stands in for gold.
       programs: compiled programs, shared with other runs of a study.
       seat: makes the learner of a PPO stage; in a pack, one of its seats.
+      placement: the mesh, and what lies where on it.
     """
 
     workdir: Path
@@ -87,6 +89,7 @@ class Context(NamedTuple):
     gold_source: str
     programs: Programs
     seat: Callable[[algorithms.PPO], Learner]
+    placement: Placement
 
     def compiled(self, kind: str, made_of: Any, make: Callable[[], T]) -> T:
         """A program of this model and these lengths, built once in the process.
@@ -101,12 +104,18 @@ class Context(NamedTuple):
             repr((model.config, model.lora, model.options)),
             (task.prompt_length, task.response_length, task.stop_tokens),
             task.tokenizer.pad_token,
+            repr((self.placement.mesh, self.placement.rules)),
         )
         return self.programs.reuse((kind, shared, made_of), make)
 
     def folder(self, stage: str) -> Path:
         """The stage's folder."""
         return self.workdir / stage
+
+    @property
+    def _mesh(self) -> Mapping[str, Any]:
+        """`config.mesh`."""
+        return self.notes["mesh"]
 
     def init_key(self, stage: str) -> Array:
         """Key of a stage's initial weights."""
@@ -120,7 +129,7 @@ class Context(NamedTuple):
           UserError: no such stage comes before, and no such folder holds a model.
         """
         if source not in self.policies and elsewhere.is_folder(source):
-            return elsewhere.policy(source, path)
+            return self.placement.put(elsewhere.policy(source, path, self._mesh))
         if source not in self.policies:
             raise UserError(
                 f"{path}='{source}' names no policy that an earlier stage trains;"
@@ -150,9 +159,9 @@ class Context(NamedTuple):
         if source == "gold" and self.task.gold is not None:
             return self.task.gold
         if (Path(source) / "config.json").is_file():
-            return models.foreign_scorer(Path(source), self.task)
+            return models.foreign_scorer(Path(source), self.task, self.placement)
         if elsewhere.is_folder(source):
-            return elsewhere.scorer(source, path)
+            return elsewhere.scorer(source, path, self._mesh)
         raise UserError(
             f"{path}='{source}' names no reward model that an earlier stage trains, and"
             f" no directory; stages: {', '.join(self.rewards) or 'none'}"
@@ -197,6 +206,8 @@ class Context(NamedTuple):
             stop=self.stop,
             init_from=init_from,
             progress=self.progress,
+            shardings=self.placement.shardings if self.placement.spread else None,
+            place_batch=self.placement.batch,
         )
 
     def prompts(self, dataset: data.Dataset, count: int | None = None) -> PromptBatch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import Params, Scorer
@@ -13,35 +15,36 @@ def is_folder(source: str) -> bool:
     return "/" in source and Path(source).is_dir()
 
 
-def policy(source: str, path: str) -> Params:
+def policy(source: str, path: str, mesh: Mapping[str, Any]) -> Params:
     """Plain variables of a stage folder `RUN/<stage>` or a Hugging Face directory.
 
     Args:
       source: the folder.
       path: key that names it, for messages.
+      mesh: `config.mesh` of this run.
 
     Raises:
       UserError: it holds no model.
     """
-    return _opened(source, path).variables
+    return _opened(source, path, mesh).variables
 
 
-def scorer(source: str, path: str) -> Scorer:
+def scorer(source: str, path: str, mesh: Mapping[str, Any]) -> Scorer:
     """The reward model of a stage folder of another run, with its gain and bias.
 
     Raises:
       UserError: it holds no reward model.
     """
-    opened = _opened(source, path)
+    opened = _opened(source, path, mesh)
     if not opened.scalar:
         raise UserError(f"{path}='{source}' is no reward model: it has no scalar head")
     return opened.scorer()
 
 
-def _opened(source: str, path: str):  # noqa: ANN202 - Opened, imported lazily
+def _opened(source: str, path: str, mesh: Mapping[str, Any]):  # noqa: ANN202 - Opened, imported lazily
     from rlhf_jax.build import opening  # opening builds runs, runs open folders
 
     try:
-        return opening.open_model(Path(source))
+        return opening.open_model(Path(source), mesh)
     except UserError as error:
         raise UserError(f"{path}='{source}': {error}") from None

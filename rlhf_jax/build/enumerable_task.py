@@ -16,6 +16,7 @@ from rlhf_jax.build.section import Section
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
+from rlhf_jax.placement import Placement
 from rlhf_jax.rollout import scorers
 from rlhf_jax.types import Array, Network, Params
 from rlhf_jax.worlds import enumerable, tabular
@@ -146,8 +147,9 @@ class TabularModel(NamedTuple):
         del adapters
         return tabular.scalar(self.world, std=STARTS[head])
 
-    def first_weights(self, key: Array) -> Params:
+    def first_weights(self, key: Array, placement: Placement) -> Params:
         """The reference policy."""
+        del placement
         return self.language().init(key)
 
 

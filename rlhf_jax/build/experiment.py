@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from rlhf_jax import __version__, algorithms, rng, rollout, sharding
+from rlhf_jax import __version__, algorithms, rng, rollout
 from rlhf_jax.build import (
     averaging,
     claiming,
@@ -20,6 +20,7 @@ from rlhf_jax.build import (
     label,
     models,
     online_preference,
+    placing,
     ppo,
     preference,
     pydoc_summary,
@@ -93,6 +94,7 @@ def build(
         kind = KINDS[section.choice("kind", KINDS)]
         stages.append(kind(name, section, context))
         references.check(name, plain, context)
+    placing.check_batches(context.placement, {name: plain[name] for name in names})
     root.leave([*_unlisted(plain, names), *shortcuts.check(plain, names)])
     root.finish()
     return context, stages
@@ -142,10 +144,9 @@ def _context(
     names: tuple[str, ...],
 ) -> Context:
     saving, logs = root.section("checkpoint"), root.section("logging")
-    mesh = root.section("mesh")
-    _single_device({axis: mesh.int(axis, -1) for axis in sharding.AXES})
+    placement = placing.placement(root.section("mesh"), model)
     spec = root.optional("scorer", root.str)
-    first = {"init": lambda: model.first_weights(_init_key(seeds))}
+    first = {"init": lambda: model.first_weights(_init_key(seeds), placement)}
     return Context(
         workdir=workdir,
         task=task,
@@ -166,6 +167,7 @@ def _context(
         gold_source=root.str("gold"),
         programs=Programs(),
         seat=lambda built: built.learner,
+        placement=placement,
     )
 
 
@@ -177,19 +179,6 @@ def _retention(section: Section) -> retention.Retention:
     )
     retention.validate(rules)
     return rules
-
-
-def _single_device(sizes: dict[str, int]) -> None:
-    """Checks the mesh against the devices; stages do not spread over it yet."""
-    if all(size == 1 for size in sizes.values()):
-        return
-    data, fsdp, tensor, sequence = (sizes[axis] for axis in sharding.AXES)
-    count = sharding.mesh(data=data, fsdp=fsdp, tensor=tensor, sequence=sequence).size
-    if count > 1:
-        raise UserError(
-            f"config.mesh asks for {count} devices; stages of this version train on"
-            " one, so leave every axis at 1"
-        )
 
 
 def _logging(section: Section) -> bool:
@@ -286,7 +275,9 @@ def execute(
                 if contexts.result_of(context, stage.name) is None:
                     logging.info("stage %s", stage.name)
                     began = time.monotonic()
-                    contexts.finish(context, stage.name, stage.run(), began)
+                    with context.placement.active():
+                        result = stage.run()
+                    contexts.finish(context, stage.name, result, began)
                 summarizing.summarize(context, stages, config)
         except Preempted as stopped:
             logging.info("%s; the same command continues", stopped)

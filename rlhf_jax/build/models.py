@@ -15,6 +15,7 @@ from rlhf_jax.build.section import Section
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface
+from rlhf_jax.placement import Placement
 from rlhf_jax.types import Array, Network, Params, Scorer
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -47,11 +48,15 @@ class Model(NamedTuple):
             self._adapted(adapters), head_init=HEADS[head](), **self.options
         )
 
-    def first_weights(self, key: Array) -> Params:
-        """The checkpoint's weights, or random ones."""
-        if self.path is not None:
-            return huggingface.load(self.path, dtype=self.options["param_dtype"])[1]
-        return self.language().init(key)
+    def first_weights(self, key: Array, placement: Placement) -> Params:
+        """The checkpoint's weights, or random ones, where they belong."""
+        network, dtype = self.language(), self.options["param_dtype"]
+        if self.path is None:
+            return network.init(key)
+        where = None
+        if placement.spread:
+            where = placement.shardings(jax.eval_shape(network.init, key))
+        return huggingface.load(self.path, dtype=dtype, shardings=where)[1]
 
     def _adapted(self, adapters: bool) -> networks.TransformerConfig:
         lora = self.lora if adapters else None
@@ -153,12 +158,13 @@ def parameter_table(variables: Any) -> list[tuple[str, tuple[int, ...], str]]:
     ]
 
 
-def foreign_scorer(path: Path, task: Any) -> Scorer:
+def foreign_scorer(path: Path, task: Any, placement: Placement) -> Scorer:
     """A reward model from a Hugging Face directory, on text by its own tokenizer.
 
     Args:
       path: directory with config.json, weights and tokenizer.
       task: its tokenizer decodes the responses that are scored.
+      placement: where the weights go.
     """
     config, variables = huggingface.load(path)
     network = networks.scalar_model(config)
@@ -167,7 +173,7 @@ def foreign_scorer(path: Path, task: Any) -> Scorer:
     tokenizer = tokenizers.load(path)
     return rollout.foreign_reward_model_scorer(
         network,
-        variables,
+        placement.put(variables),
         task.tokenizer.decode,
         lambda prompt, response: tokenizer.encode(prompt + response),
         max_length=min(config.max_length, 2 * (task.length + 1)),

@@ -7,13 +7,14 @@ directory without a tokenizer is read and written as token ids with spaces betwe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from rlhf_jax import data, networks, rollout
-from rlhf_jax.build import experiment
+from rlhf_jax.build import defaults, experiment
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import nearest
 from rlhf_jax.build.token_ids import token_ids
@@ -69,8 +70,12 @@ class Opened(NamedTuple):
         )
 
 
-def open_model(path: Path) -> Opened:
+def open_model(path: Path, mesh: Mapping[str, Any] | None = None) -> Opened:
     """Opens a stage folder or a Hugging Face directory.
+
+    Args:
+      path: the folder.
+      mesh: `config.mesh` of who asks; None = one device.
 
     Raises:
       UserError: it is neither, or cannot be read.
@@ -79,7 +84,7 @@ def open_model(path: Path) -> Opened:
     config = path / "config.json"
     if config.is_file() and "stages" not in huggingface.read_json(config):
         return _open_directory(path)
-    return open_stage(path)
+    return open_stage(path, mesh)
 
 
 def _check_folder(path: Path) -> None:
@@ -90,8 +95,8 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def open_stage(path: Path) -> Opened:
-    """Opens the trained model of a stage folder `RUN/<stage>`.
+def open_stage(path: Path, mesh: Mapping[str, Any] | None = None) -> Opened:
+    """Opens the trained model of a stage folder `RUN/<stage>`; see `open_model`.
 
     Raises:
       UserError: no run, no such stage, a stage that trains no model or has not yet.
@@ -99,7 +104,7 @@ def open_stage(path: Path) -> Opened:
     _check_folder(path)
     run, stage, config = _find(path)
     _check_stage(run, stage, config)
-    context = rebuild(run, config)
+    context = rebuild(run, config, mesh)
     task = context.task
     scalar = stage in context.rewards
     result = _result(run, stage) if scalar else {}
@@ -118,10 +123,12 @@ def open_stage(path: Path) -> Opened:
     )
 
 
-def rebuild(run: Path, config: dict[str, Any]) -> Context:
-    """The context of a run that was made elsewhere, perhaps: on one device, and
-    without the user's scorer, which only training calls."""
-    here = dict.fromkeys(config.get("mesh", {}), 1)
+def rebuild(
+    run: Path, config: dict[str, Any], mesh: Mapping[str, Any] | None = None
+) -> Context:
+    """The context of a run that was made elsewhere, perhaps: on the mesh of who asks,
+    and without the user's scorer, which only training calls."""
+    here = dict(mesh or defaults.base().to_dict()["mesh"])
     plain = {**config, "mesh": here, "scorer": None}
     return experiment.build(ml_collections.ConfigDict(plain), run, Stop())[0]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
+from rlhf_jax.placement import pinned
 
 Array = jax.Array
 
@@ -72,13 +73,13 @@ def accumulated_gradients(
     def body(carry: tuple[Array, Any], part: Any) -> tuple[tuple[Array, Any], Any]:
         total, sums = carry
         (value, report), grads = gradient(params, part, prepared)
-        sums = jax.tree.map(lambda s, g: s + wide(g), sums, grads)
+        sums = pinned(jax.tree.map(lambda s, g: s + wide(g), sums, grads))
         return (total + value, sums), report
 
     parts = split(batch, microbatches)
     first = jax.tree.map(lambda x: x[0], parts)
     value_type = jax.eval_shape(lambda: loss_fn(params, first, prepared)[0])
-    zeros = jax.tree.map(lambda p: wide(jnp.zeros_like(p)), params)
+    zeros = pinned(jax.tree.map(lambda p: wide(jnp.zeros_like(p)), params))
     start = (jnp.zeros(value_type.shape, value_type.dtype), zeros)
     (total, sums), stacked = jax.lax.scan(body, start, parts)
     grads = jax.tree.map(lambda s, p: s.astype(p.dtype), sums, params)

@@ -15,7 +15,7 @@ from rlhf_jax.networks.cache import Cache, repeat_cache
 from rlhf_jax.networks.config import LoRA, RopeScaling, TransformerConfig
 from rlhf_jax.networks.lora import merge_lora
 from rlhf_jax.networks.models import (
-    axis_rules,
+    axis_names,
     language_model,
     logical_axes,
     logits,
@@ -32,7 +32,7 @@ __all__ = [
     "LoRA",
     "RopeScaling",
     "TransformerConfig",
-    "axis_rules",
+    "axis_names",
     "huggingface",
     "initialize_from",
     "language_model",

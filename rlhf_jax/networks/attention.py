@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, Float
 
 from rlhf_jax.networks import softmax
 from rlhf_jax.networks.config import Number, TransformerConfig
-from rlhf_jax.networks.layers import MLP, Dtype, Norm, constrain, projection
+from rlhf_jax.networks.layers import MLP, Dtype, Norm, projection
 from rlhf_jax.networks.positions import rotate
+from rlhf_jax.placement import constrain
 
 
 class LayerInputs(NamedTuple):

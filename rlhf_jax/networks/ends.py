@@ -11,12 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.networks.initial import start
-from rlhf_jax.networks.layers import (
-    Dtype,
-    constrain,
-    kernel_std,
-    lora_variable,
-)
+from rlhf_jax.networks.layers import Dtype, kernel_std, lora_variable
+from rlhf_jax.placement import constrain
 
 
 class Embedding(nn.Module):

@@ -15,19 +15,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import spmd as partitioning
 from jaxtyping import Array, Float
 
 from rlhf_jax.networks.config import LoRA, Number, TransformerConfig
 from rlhf_jax.networks.initial import start
+from rlhf_jax.placement import constrain
 
 KeyValue = tuple[Any, Any]
 Dtype = Any
-
-
-def constrain(x: Array, *axes: str | None) -> Array:
-    """Annotate an activation with logical axis names."""
-    return partitioning.with_logical_constraint(x, axes)
 
 
 class Projection(nn.Module):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, Float
 
-from rlhf_jax import rng
+from rlhf_jax import placement, rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
 from rlhf_jax.networks import initial, transformer
@@ -138,13 +139,15 @@ def logical_axes(network: Network) -> Any:
     return jax.tree.map(lambda box: box.names, boxed, is_leaf=initial.is_box)
 
 
-def axis_rules(rules: Mapping[str, str | tuple[str, ...] | None]) -> Any:
-    """A context in which activations are laid out by `rules` (`sharding.RULES`).
+def axis_names(*networks: Network) -> placement.Names:
+    """Path of every variable of some networks -> logical names of its axes.
 
-    Together with `jax.set_mesh(mesh)`, around the tracing of `apply`; outside of it the
-    logical names of activations do nothing.
+    What a `placement.Placement` knows arrays by.
     """
-    return nn.logical_axis_rules(tuple(rules.items()))
+    found: dict[Any, Any] = {}
+    for network in networks:
+        found |= traverse_util.flatten_dict(logical_axes(network))
+    return found
 
 
 def _initializer(init: Initializer | float) -> Initializer:
@@ -157,7 +160,7 @@ def _network(parts: transformer.Parts) -> Network:
     @functools.partial(jax.jit, static_argnames="boxed")
     def init(key: Array, *, boxed: bool = False) -> Any:
         variables = transformer.init(parts, key)
-        return variables if boxed else nn.meta.unbox(variables)
+        return variables if boxed else placement.pinned(nn.meta.unbox(variables))
 
     def init_cache(batch_size: int, length: int) -> caching.Cache:
         return caching.empty_cache(config, batch_size, length, parts.dtype)

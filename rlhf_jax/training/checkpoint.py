@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 from orbax.checkpoint import v1 as ocp
 
-from rlhf_jax import optimizers
+from rlhf_jax import optimizers, placement
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import signatures
 from rlhf_jax.types import TrainState
@@ -98,18 +98,18 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     return Record(**stored)
 
 
-def load_params(
-    path: str | os.PathLike[str], group: str | None = None, like: Any = None
-) -> Any:
+def load_params(path: str | os.PathLike[str], group: str | None = None) -> Any:
     """Parameters of a checkpoint, without optimizer and the rest.
+
+    They go where the active placement has them (`placement.Placement.active`), to the
+    first device where there is none.
 
     Args:
       path: a step directory, or a folder that `resolve` understands.
       group: one group such as `policy`; None = all, as a dict by group.
-      like: abstract parameters with shardings to load into; None = one device.
 
     Raises:
-      UserError: there is no such group, or a shape differs from `like`.
+      UserError: there is no such group.
     """
     step = resolve(path)
     stored = _stored(step).get("params")
@@ -120,13 +120,10 @@ def load_params(
             f"checkpoint {step} has no parameters {group!r}; it has: "
             f"{', '.join(sorted(stored))}"
         )
-    if like is None:  # stored shardings name devices that may not be here
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
-    else:
-        wanted = {group: like} if group else like
-    wanted = jax.tree.map(_abstract, wanted)
+    # Stored shardings name devices that may not be here.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
+    wanted = jax.tree.map(_abstract, placement.abstract(shapes))
     if group is not None:
-        wanted = {**{k: v for k, v in stored.items() if k != group}, **wanted}
         wanted = {
             k: v if k == group else jax.tree.map(lambda _: ocp.PLACEHOLDER, v)
             for k, v in wanted.items()
@@ -155,14 +152,24 @@ def load_weights(path: str | os.PathLike[str], group: str) -> Any:
     if not inside:
         return params
 
-    def wanted(leaf: Any) -> Any:
-        if id(leaf) not in inside:
-            return ocp.PLACEHOLDER
-        return _abstract(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), stored)
 
-    found = _load(step, {"opt_state": jax.tree.map(wanted, stored)})["opt_state"]
+    def wanted(leaf: Any, where: Any) -> Any:
+        return _abstract(where) if id(leaf) in inside else ocp.PLACEHOLDER
+
+    like = jax.tree.map(wanted, stored, placement.abstract(shapes))
+    found = _load(step, {"opt_state": like})["opt_state"]
     (average,) = optimizers.stored_averages(found[group])
     return optimizers.ema_params(optimizers.AverageState(**average), params)
+
+
+def placed(abstract: Any, shardings: Any) -> Any:
+    """An abstract tree with a sharding on each leaf."""
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        abstract,
+        shardings,
+    )
 
 
 def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:

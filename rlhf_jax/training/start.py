@@ -86,7 +86,7 @@ def begin(
         logging.info("%s: resumed from %s (this workdir)", stage, path)
         like = _like(jax.eval_shape(learner.init, key), shardings)
         return Start(strengthen(checkpointer.restore(latest, like)), record)
-    state = learner.init(key)
+    state = _initial(learner, key, shardings)
     if init_from is not None:
         state = warm_start(state, init_from, stage)
     else:
@@ -95,6 +95,16 @@ def begin(
     if shardings is not None:
         state = jax.device_put(state, shardings(jax.eval_shape(lambda: state)))
     return Start(state, None)
+
+
+def _initial(
+    learner: Learner, key: Array, shardings: Callable[[TrainState], Any] | None
+) -> TrainState:
+    """`learner.init`; over several devices no array is ever whole on one of them."""
+    if shardings is None:
+        return learner.init(key)
+    where = shardings(jax.eval_shape(learner.init, key))
+    return jax.jit(learner.init, out_shardings=where)(key)
 
 
 def warm_start(state: TrainState, init_from: InitFrom, stage: str = "") -> TrainState:
@@ -154,11 +164,7 @@ def _like(
 ) -> TrainState:
     if shardings is None:
         return abstract
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        abstract,
-        shardings(abstract),
-    )
+    return checkpoint.placed(abstract, shardings(abstract))
 
 
 def _fit(like: Params, given: Params, group: str) -> Params:

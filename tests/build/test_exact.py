@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlhf_jax import networks, rng
+from rlhf_jax import networks, placement, rng
 from rlhf_jax.build import arith_task, context, enumerable_task, exact
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.seeds import Seeds
@@ -238,7 +238,7 @@ def test_worlds_have_tokens_of_their_own(read):
 def test_a_tabular_model_makes_the_networks_of_a_run():
     model = enumerable_task.TabularModel(E64)
     assert model.config.vocab_size == 6 and model.lora is None and model.path is None
-    variables = model.first_weights(rng.root(0))
+    variables = model.first_weights(rng.root(0), placement.one_device())
     assert set(variables["params"]) == {"table"}
     value = model.scalar(head="zero").init(rng.root(0))
     reward = model.scalar(head="normal").init(rng.root(0))

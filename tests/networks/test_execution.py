@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax import networks, rng, sharding
+from rlhf_jax import networks, placement, rng, sharding
 from rlhf_jax.errors import UserError
 
 TOKENS = np.random.default_rng(0).integers(0, 23, (2, 8))
@@ -117,7 +117,7 @@ def test_unstacked_layers_give_the_same(zoo):
     )
 
 
-def test_activations_are_constrained_inside_mesh_and_rules(zoo):
+def test_activations_are_constrained_inside_mesh_and_rules(zoo, monkeypatch):
     """The logical names of activations reach the program, and only there."""
     network = networks.language_model(zoo.llama())
     variables = jax.eval_shape(network.init, rng.root(0))
@@ -128,7 +128,10 @@ def test_activations_are_constrained_inside_mesh_and_rules(zoo):
         return str(program).count("sharding_constraint")
 
     one = sharding.mesh(devices=jax.devices()[:1])
-    with jax.set_mesh(one), networks.axis_rules(sharding.RULES):
+    with placement.Placement(one).active():
+        assert count() == 0  # one device costs nothing
+    monkeypatch.setattr(placement.Placement, "spread", True)
+    with placement.Placement(one).active():
         # Table and stream, and per layer: q, k, v, mixed, MLP, stream.
         assert count() == 2 + 2 * 6
     assert count() == 0

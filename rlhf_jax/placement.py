@@ -1,0 +1,250 @@
+"""Where the arrays of a run live: a mesh, its rules, and what the networks' names say.
+
+    placement = Placement(mesh, rules, networks.axis_names(network, ...))
+    with placement.active():                     # around everything that is traced
+        where = placement.shardings(tree)        # of any tree that holds variables
+        state = jax.jit(init, out_shardings=where)(key)
+        state, _ = update(state, placement.put(frozen), placement.batch(batch))
+
+`shardings` needs no table of its own for a train state, optimizer moments, gradients or
+frozen weights: a leaf is known by the end of its path (`params/layers/mlp/up/kernel`),
+which an optimizer keeps. What no name fits is held by every device.
+
+Inside of `active()` three things happen while programs are traced: `constrain` lays
+activations out (the networks call it), `pinned` holds variables, gradients and states
+where `shardings` says (the learners call it on all that they return), and the mesh is
+that of `jax.set_mesh`. Outside of it, and on one device, all three do nothing, so that
+programs and their numbers are those without a mesh.
+
+For ahead-of-time compilation the mesh may be made of devices that are not here
+(`sharding.mesh(devices=topology.devices)`); `abstract(shapes)` is what to lower with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from rlhf_jax import sharding
+from rlhf_jax.errors import UserError
+
+Array = jax.Array
+Path = tuple[str, ...]
+Names = Mapping[Path, tuple[str | None, ...]]
+"""Path of a variable -> logical names of its axes, as `networks.axis_names` gives."""
+
+
+class Placement(NamedTuple):
+    """A mesh, and what lies where on it.
+
+    Attributes:
+      mesh: the devices, see `sharding.mesh`.
+      rules: logical name -> mesh axes, the table of the run.
+      names: of the variables of its networks.
+    """
+
+    mesh: Mesh
+    rules: sharding.Rules = sharding.RULES
+    names: Names = {}
+
+    @property
+    def spread(self) -> bool:
+        """Whether there is more than one device."""
+        return self.mesh.size > 1
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Programs traced and run inside are laid out so; nothing on one device."""
+        if not self.spread:
+            yield
+            return
+        token = _ACTIVE.set(self)
+        try:
+            with jax.set_mesh(self.mesh):
+                yield
+        finally:
+            _ACTIVE.reset(token)
+
+    def shardings(self, tree: Any) -> Any:
+        """The tree with a sharding at each leaf.
+
+        Args:
+          tree: arrays or `jax.ShapeDtypeStruct`: variables of a network, a train state,
+            optimizer states, gradients, frozen weights, or a structure of these.
+        """
+        if not self.spread:
+            device = SingleDeviceSharding(self.mesh.devices.flat[0])
+            return jax.tree.map(lambda _: device, tree)
+        return jax.tree_util.tree_map_with_path(self._sharding, tree)
+
+    def abstract(self, tree: Any) -> Any:
+        """`jax.ShapeDtypeStruct`s of a tree, with its shardings."""
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            tree,
+            self.shardings(tree),
+        )
+
+    def put(self, tree: Any) -> Any:
+        """Variables, or a tree of them, where they belong; as it is on one device."""
+        return jax.device_put(tree, self.shardings(tree)) if self.spread else tree
+
+    def rows(self, tree: Any) -> Any:
+        """Shardings of a batch: rows (axis 0) over the axes that split the data.
+
+        A leaf whose rows do not divide is held by every device; training batches are
+        checked beforehand, by `check_rows`.
+        """
+        return jax.tree.map(self._row_sharding, tree)
+
+    def batch(self, tree: Any) -> Any:
+        """A batch from the host, on the devices."""
+        if not self.spread:
+            return jax.device_put(tree)
+        return jax.device_put(tree, self.rows(tree))
+
+    @property
+    def row_shards(self) -> int:
+        """Into how many parts the rows of a batch are split."""
+        return self.parts("batch")
+
+    def parts(self, name: str | None) -> int:
+        """Into how many parts an axis of this logical name is split."""
+        return math.prod(self.mesh.shape[axis] for axis in self._over(name))
+
+    def check_rows(self, rows: int, what: str) -> None:
+        """Raise `UserError` where the rows of a batch do not divide over the devices.
+
+        Args:
+          rows: of what one program reads at once.
+          what: key or keys that they come from, for the message.
+        """
+        parts = self.row_shards
+        if rows % parts:
+            raise UserError(
+                f"{what}: {rows} rows do not divide over {parts} devices (mesh axes"
+                f" {' x '.join(self._over('batch'))}); choose a multiple of {parts}, or"
+                " another config.mesh"
+            )
+
+    def check_divides(self, variables: Any, what: str) -> None:
+        """Raise `UserError` where an axis of a variable does not divide.
+
+        Args:
+          variables: of one network, arrays or shapes.
+          what: key of the mesh, for the message.
+        """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+            keys = tuple(map(_key, path))
+            for name, size in zip(self.names[keys], leaf.shape, strict=True):
+                if size % self.parts(name):
+                    raise UserError(
+                        f"{what}: {'/'.join(keys)} of shape {leaf.shape} has an axis"
+                        f" {name} of {size}, which does not divide over"
+                        f" {self.parts(name)} devices (mesh axis"
+                        f" {' x '.join(self._over(name))}); change the mesh, or leave"
+                        f" that axis whole with {what}.rules={name}="
+                    )
+
+    def _sharding(self, path: Any, leaf: Any) -> NamedSharding:
+        return self.over(self.axes(path, leaf))
+
+    def over(self, names: tuple[str | None, ...]) -> NamedSharding:
+        """Sharding of an array from the logical names of its axes.
+
+        Axes of size 1 are left out, as programs leave them out of their results.
+        """
+        axes = sharding.spec(names, self.rules)
+        kept = [
+            tuple(axis for axis in sharding.mesh_axes(x) if self.mesh.shape[axis] > 1)
+            for x in axes
+        ]
+        while kept and not kept[-1]:
+            kept.pop()
+        return NamedSharding(
+            self.mesh,
+            PartitionSpec(*(x[0] if len(x) == 1 else x or None for x in kept)),
+        )
+
+    def axes(self, path: Any, leaf: Any) -> tuple[str | None, ...]:
+        """Logical names of a leaf, by the end of its path; () = on every device."""
+        keys = tuple(map(_key, path))
+        for start in range(len(keys)):
+            names = self.names.get(keys[start:])
+            if names is not None and self._divides(names, leaf.shape):
+                return names
+        return ()
+
+    def _divides(self, names: tuple[str | None, ...], shape: tuple[int, ...]) -> bool:
+        """False for what an optimizer keeps in other shapes (factored moments)."""
+        return len(names) == len(shape) and not any(
+            size % self.parts(name) for name, size in zip(names, shape, strict=True)
+        )
+
+    def _row_sharding(self, leaf: Any) -> NamedSharding:
+        parts = self.row_shards
+        if not leaf.shape or leaf.shape[0] % parts:
+            return sharding.replicated(self.mesh)
+        return self.over(("batch",))
+
+    def _over(self, name: str | None) -> tuple[str, ...]:
+        """The mesh axes that a logical name lies over."""
+        return sharding.mesh_axes(None if name is None else self.rules[name])
+
+
+_ACTIVE: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
+    "placement", default=None
+)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """An activation, laid out by the logical names of its axes.
+
+    Args:
+      x: inside of a traced function.
+      axes: one name of the rules for each axis, None for an axis that is not split.
+    """
+    placement = _ACTIVE.get()
+    if placement is None:
+        return x
+    spec = sharding.spec(axes, placement.rules)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+
+
+def pinned(tree: Any) -> Any:
+    """Variables, gradients or a state inside of a traced function, held in their place.
+
+    Without it the compiler chooses where results lie, and they drift from step to step.
+    """
+    placement = _ACTIVE.get()
+    if placement is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, placement.shardings(tree))
+
+
+def abstract(tree: Any) -> Any:
+    """Shapes of variables with the shardings of the active placement, if there is one.
+
+    For what is read from files inside of `Placement.active`.
+    """
+    placement = _ACTIVE.get()
+    return tree if placement is None else placement.abstract(tree)
+
+
+def _key(entry: Any) -> str:
+    """One step of a path as text."""
+    for kind in ("key", "name", "idx"):
+        if hasattr(entry, kind):
+            return str(getattr(entry, kind))
+    return str(entry)
+
+
+def one_device() -> Placement:
+    """Everything on the first device."""
+    return Placement(sharding.mesh(devices=jax.devices()[:1]))
