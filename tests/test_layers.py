@@ -117,6 +117,8 @@ def test_every_folder_has_a_layer():
 @pytest.mark.parametrize("folder", ["experiments", "scripts"])
 def test_recipes_and_scripts_leave_orbax_and_flax_alone(folder):
     for path in (ROOT / folder).rglob("*.py"):
+        if path.name.startswith("tunix_"):  # runs in the environment of that peer
+            continue
         tops = {name.split(".")[0] for name in imported(path.read_text())}
         assert not tops & {"orbax", "flax"}, path
 
