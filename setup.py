@@ -46,6 +46,9 @@ extras = {
         # The reference of the parity tests. Not beyond 3.11, so that the smoke run on
         # a newer interpreter stays small; those tests are skipped and counted there.
         'torch==2.13.0; python_version < "3.12"',
+        # The compiler of `rlhf-jax plan` for TPUs, in the version of jax[tpu].
+        "libtpu==0.0.42.*; python_version < '3.12' and platform_machine == 'x86_64'"
+        " and platform_system == 'Linux'",
     ],
 }
 

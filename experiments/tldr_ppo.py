@@ -9,13 +9,17 @@ Command: rlhf-jax train --config=experiments/tldr_ppo.py:1b --config.model.path=
   --config.task.heldout_rankings=comparisons_validation.jsonl
   where DIR holds Pythia 1B, 2.8B or 6.9B deduped; lines as in `tldr_sft.py` and
   `tldr_rm.py`. The prompts are those of the demonstrations.
-Hardware: eight GPUs of 80 GB. Time: about 10, 25 and 60 hours, mostly PPO.
+Hardware: pod slices, planned below. The paper: eight GPUs of 80 GB, for which
+  --config.mesh.tensor=1 and more microbatches. Time there: about 10, 25 and
+  60 hours, mostly PPO.
 Result: accuracy of the reward model 62.8, 66.9 and 68.9 %. Preferred to the reference
   summary by the paper's judge (read off its figure, 4 seeds): 1b 20 to 62 %, where some
   seeds over-optimize (KL of 50 and more) although the reward rises; 2.8b 70 to 75 %;
   6.9b 75 to 78 %, against 33, 41 and 43 % after fine-tuning. The judge is not part of
   this run: `summary.json` has proxy, KL and length.
   The full-scale run has not been run here: only its `tiny` form has.
+Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
+  6.9b on v5e:16x16: 5.34 of 15.75 GiB; sft 0.492 s, rm 0.401 s, ppo 34.2 s
 
 1 M episodes, batch 512, 4 epochs of 1 minibatch, one rate 3e-6 that PPO takes down to 0
 linearly, AdamW with eps 1e-5 and no gradient clipping, KL coefficient 0.05 in the
@@ -31,9 +35,9 @@ the other half a second one, which takes gold's place in the table; and by
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build import architectures, defaults, sections
 
-MICROBATCHES = {"1b": 8, "2.8b": 16, "6.9b": 32}
+MICROBATCHES = {"1b": 2, "2.8b": 4, "6.9b": 8}
 EXTRAS = ("", "+gold", "+reward_index", "+gold+reward_index")
 VARIANTS = tuple(x + extra for x in (*MICROBATCHES, "tiny") for extra in EXTRAS)
 
@@ -45,19 +49,23 @@ def get_config(variant: str = "1b") -> ConfigDict:
     config.stages = ("sft", "rm", "ppo", "table")
     config.task = sections.files_task(response_limit=169, ranking_kind="pair")
     config.model = defaults.model(
-        dtype="bfloat16", param_dtype="float32", remat="full", scan_layers=True
+        dtype="bfloat16",
+        remat="full",
+        scan_layers=True,
+        **architectures.PYTHIA.get(size, {}),
     )
+    config.mesh.update(dict(fsdp=-1, tensor=4))
     parts = MICROBATCHES.get(size, 1)
     config.sft = sections.sft(
-        3e-6, steps=911, batch_size=128, microbatches=parts, optimizer=_adamw("cosine")
+        3e-6, steps=911, batch_size=128, optimizer=_adamw("cosine")
     )
-    config.rm = _reward_model(parts)
+    config.rm = _reward_model()
     config.ppo = sections.ppo(
         3e-6,
         3e-6,
         steps=1953,
         batch_size=512,
-        microbatches=4 * parts,
+        microbatches=parts,
         optimizer=_adamw("linear"),
         value_optimizer=_adamw("linear"),
         eval_every=50,
@@ -65,7 +73,7 @@ def get_config(variant: str = "1b") -> ConfigDict:
     )
     config.table = sections.table(prompts=1024, samples=1)
     if "gold" in extra:
-        _gold(config, parts)
+        _gold(config)
     if "reward_index" in extra:
         _reward_index(config.ppo)
     return _tiny(config) if size == "tiny" else config
@@ -75,13 +83,12 @@ def _adamw(schedule: str) -> ConfigDict:
     return defaults.optimizer(3e-6, schedule=schedule, eps=1e-5, clip_norm=None)
 
 
-def _reward_model(microbatches: int) -> ConfigDict:
+def _reward_model() -> ConfigDict:
     return sections.rm(
         3e-6,
         data="task",
         steps=1450,
         batch_size=64,
-        microbatches=microbatches,
         terms=("bradley_terry",),
         bradley_terry=dict(weight=1.0),
         normalize="demonstrations",
@@ -89,10 +96,10 @@ def _reward_model(microbatches: int) -> ConfigDict:
     )
 
 
-def _gold(config: ConfigDict, microbatches: int) -> None:
+def _gold(config: ConfigDict) -> None:
     """Two reward models on disjoint halves, each for one epoch of its half."""
     config.stages = ("sft", "rm", "gold_rm", "ppo", "table")
-    config.gold_rm = _reward_model(microbatches)
+    config.gold_rm = _reward_model()
     config.rm.update(dict(half="first", steps=725))
     config.gold_rm.update(dict(half="second", steps=725))
     config.gold = "gold_rm"

@@ -8,10 +8,14 @@ Command: rlhf-jax train --config=experiments/tldr_rm.py:1b --config.model.path=S
   where SFT is what `rlhf-jax export` made of `tldr_sft.py` and a line is {"prompt":
   "...", "chosen": "...", "rejected": "..."}, of the demonstrations {"prompt": "...",
   "response": "..."}; `tfds:NAME#SPLIT` is read too.
-Hardware: one GPU of 80 GB (1b, 2.8b), eight for 6.9b. Time: about 2, 5 and 14 hours.
+Hardware: pod slices, planned below. The paper: one GPU of 80 GB (1b, 2.8b), eight for
+  6.9b, for which --config.mesh.tensor=1 and more microbatches. Time there: about 2, 5
+  and 14 hours.
 Result: accuracy on the validation comparisons, which come from other policies than the
   training ones, 62.8 %, 66.9 % and 68.9 % for the three sizes.
   The full-scale run has not been run here: only its `tiny` form has.
+Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
+  6.9b on v5e:16x16: 1.11 of 15.75 GiB; rm 0.401 s
 
 92,832 pairs, batch 64, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a cosine
 schedule; the reward is read at the end token; head from N(0, 1 / (width + 1)). The
@@ -21,10 +25,9 @@ the demonstrations to mean 0.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build import architectures, defaults, sections
 
-MICROBATCHES = {"1b": 16, "2.8b": 32, "6.9b": 64}
-VARIANTS = (*MICROBATCHES, "tiny")
+VARIANTS = (*architectures.PYTHIA, "tiny")
 
 
 def get_config(variant: str = "1b") -> ConfigDict:
@@ -33,15 +36,18 @@ def get_config(variant: str = "1b") -> ConfigDict:
     config.stages = ("rm",)
     config.task = sections.files_task(response_limit=169, ranking_kind="pair")
     config.model = defaults.model(
-        dtype="bfloat16", param_dtype="float32", remat="full", scan_layers=True
+        dtype="bfloat16",
+        remat="full",
+        scan_layers=True,
+        **architectures.PYTHIA.get(variant, {}),
     )
+    config.mesh.update(dict(fsdp=-1, tensor=4))
     config.rm = sections.rm(
         3e-6,
         init="init",
         data="task",
         steps=1450,
         batch_size=64,
-        microbatches=MICROBATCHES.get(variant, 1),
         terms=("bradley_terry",),
         bradley_terry=dict(weight=1.0),
         normalize="demonstrations",

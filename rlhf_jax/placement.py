@@ -118,6 +118,10 @@ class Placement(NamedTuple):
         """Into how many parts an axis of this logical name is split."""
         return math.prod(self.mesh.shape[axis] for axis in self._over(name))
 
+    def spec(self, *names: str | None) -> PartitionSpec:
+        """The partition of an array from the logical names of its axes."""
+        return sharding.spec(names, self.rules)
+
     def check_rows(self, rows: int, what: str) -> None:
         """Raise `UserError` where the rows of a batch do not divide over the devices.
 
@@ -215,6 +219,11 @@ def constrain(x: Array, *axes: str | None) -> Array:
         return x
     spec = sharding.spec(axes, placement.rules)
     return jax.lax.with_sharding_constraint(x, NamedSharding(placement.mesh, spec))
+
+
+def current() -> Placement | None:
+    """The placement that is active, for what lays itself out (`jax.shard_map`)."""
+    return _ACTIVE.get()
 
 
 def pinned(tree: Any) -> Any:

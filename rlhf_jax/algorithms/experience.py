@@ -38,9 +38,10 @@ def collect(
     """
     rollout, scores = scored.rollout, scored.scores
     old = outputs(parts, state.params, frozen, rollout, whole=True)
-    ref = scoring.response_logprobs(
-        parts.policy, frozen.reference, rollout, temperature=parts.temperature
-    )
+    with jax.named_scope("reference"):
+        ref = scoring.response_logprobs(
+            parts.policy, frozen.reference, rollout, temperature=parts.temperature
+        )
     trajectory = Trajectory(
         mask=rollout.mask,
         logprobs=rollout.logprobs,
@@ -109,7 +110,8 @@ def outputs(
         result = result._replace(kl_exact=divergence)
     scalars = applied.scalars
     if parts.value is not None:
-        scalars = parts.value.apply(params["value"], inputs).scalars
+        with jax.named_scope("values"):
+            scalars = parts.value.apply(params["value"], inputs).scalars
     if scalars is None:
         return result
     last = prompt + length if whole else prompt + length - 1

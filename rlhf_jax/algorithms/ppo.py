@@ -233,10 +233,12 @@ def _learn(
     scored: Scored,
 ) -> tuple[TrainState, Metrics, Experience]:
     """Everything of an iteration after the scores, as one program."""
-    collected, extra, measured = experience.collect(parts, state, frozen, scored)
-    trained, learned = optimization.optimize(
-        parts, state, frozen, collected, pretraining
-    )
+    with jax.named_scope("experience"):
+        collected, extra, measured = experience.collect(parts, state, frozen, scored)
+    with jax.named_scope("update"):
+        trained, learned = optimization.optimize(
+            parts, state, frozen, collected, pretraining
+        )
     state = trained._replace(step=state.step + 1, extra={**trained.extra, **extra})
     return pinned(state), {**measured, **learned}, collected
 

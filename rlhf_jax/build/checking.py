@@ -85,7 +85,7 @@ def _memory(
         rows.append((stage, *map(units, (*found, sum(found)))))
     return [
         "memory over all devices, without activations",
-        *_aligned(rows),
+        *aligned(rows),
     ]
 
 
@@ -175,14 +175,14 @@ def _table(table: Sequence[Any], indent: int = 2) -> list[str]:
         (path, " x ".join(map(str, shape)) or "scalar", kind)
         for path, shape, kind in table
     ]
-    return _aligned(rows, indent)
+    return aligned(rows, indent)
 
 
 def _rows(rows: Iterable[tuple[str, str]]) -> list[str]:
-    return _aligned(list(rows))
+    return aligned(list(rows))
 
 
-def _aligned(rows: Sequence[Sequence[str]], indent: int = 2) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], indent: int = 2) -> list[str]:
     """Columns of equal width, the last one ragged."""
     if not rows:
         return []

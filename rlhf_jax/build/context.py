@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import algorithms, data, rng
-from rlhf_jax.build import aggregates, elsewhere, models
+from rlhf_jax.build import aggregates, elsewhere, models, planned
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.seeds import Seeds
@@ -37,11 +37,13 @@ class Stage(NamedTuple):
       name: its folder in the workdir.
       run: does the work, or goes on with it; returns the result for `done.json`.
       describe: what `check` prints, computed from shapes alone.
+      plan: the programs of a step as shapes; None where a stage has no such step.
     """
 
     name: str
     run: Callable[[], dict[str, Any]]
     describe: Callable[[], Mapping[str, Any]]
+    plan: Callable[[], planned.Plan] | None = None
 
 
 class Context(NamedTuple):

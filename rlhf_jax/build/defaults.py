@@ -80,11 +80,14 @@ def model(**changes) -> ConfigDict:  # noqa: ANN003
             num_heads=4,
             num_kv_heads=config_dict.placeholder(int),
             mlp_width=config_dict.placeholder(int),
+            head_dim=config_dict.placeholder(int),
+            vocab_size=config_dict.placeholder(int),
             tied_embeddings=True,
             dtype="float32",
             param_dtype="float32",
             scan_layers=False,
             remat="none",
+            attention="auto",
             lora=ConfigDict(dict(rank=0, alpha=16.0, targets=("query", "value"))),
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
+from rlhf_jax.placement import Placement
 from rlhf_jax.training import retention, writers
 from rlhf_jax.training.stopping import Preempted, Stop
 from rlhf_jax.types import Learner
@@ -65,6 +66,7 @@ def build(
     stop: Stop,
     programs: Programs | None = None,
     seat: Callable[[algorithms.PPO], Learner] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> tuple[Context, list[Stage]]:
     """Reads the whole config; nothing is trained and nothing written.
 
@@ -74,6 +76,7 @@ def build(
       stop: set by SIGTERM.
       programs: of other runs of the same study, or None.
       seat: see `Context`, or None.
+      devices: of the mesh, such as those of a topology; None = those that are here.
 
     Raises:
       UserError: any key that is unknown, unread, of the wrong type or out of range.
@@ -83,8 +86,10 @@ def build(
     names = root.names("stages")
     _check_names(names, root)
     seeds = seeding.seeds(root)
-    task, model = _task_and_model(root, seeds)
-    context = _context(root, workdir, stop, task, model, seeds, plain, names)
+    devices = list(jax.devices() if devices is None else devices)
+    task, model = _task_and_model(root, seeds, devices[0].platform)
+    placement = placing.placement(root.section("mesh"), model, devices)
+    context = _context(root, workdir, stop, task, model, seeds, plain, names, placement)
     context = context._replace(
         programs=programs or Programs(), seat=seat or (lambda built: built.learner)
     )
@@ -100,7 +105,9 @@ def build(
     return context, stages
 
 
-def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, Any]:
+def _task_and_model(
+    root: Section, seeds: seeding.Seeds, platform: str
+) -> tuple[tasks.Task, Any]:
     """The task, and a `models.Model` or what stands for one in tables."""
     section, data = root.section("model"), root.section("task")
     if models.is_tabular(section):
@@ -111,7 +118,8 @@ def _task_and_model(root: Section, seeds: seeding.Seeds) -> tuple[tasks.Task, An
     path = section.optional("path", section.str)
     task = tasks.task(data, seeds, path)
     length = task.prompt_length + task.response_length
-    return task, models.model(section, task.tokenizer.vocab_size, length)
+    size = task.tokenizer.vocab_size
+    return task, models.model(section, size, length, platform)
 
 
 def _check_names(names: tuple[str, ...], root: Section) -> None:
@@ -142,9 +150,9 @@ def _context(
     seeds: seeding.Seeds,
     plain: Mapping[str, Any],
     names: tuple[str, ...],
+    placement: Placement,
 ) -> Context:
     saving, logs = root.section("checkpoint"), root.section("logging")
-    placement = placing.placement(root.section("mesh"), model)
     spec = root.optional("scorer", root.str)
     first = {"init": lambda: model.first_weights(_init_key(seeds), placement)}
     return Context(

@@ -14,7 +14,7 @@ from rlhf_jax import networks, rollout
 from rlhf_jax.build.section import Section
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
-from rlhf_jax.networks import huggingface
+from rlhf_jax.networks import huggingface, kernels
 from rlhf_jax.placement import Placement
 from rlhf_jax.types import Array, Network, Params, Scorer
 
@@ -78,23 +78,29 @@ def is_tabular(section: Section) -> bool:
     return section.values().get("family") == TABULAR
 
 
-def model(section: Section, vocab_size: int | None, length: int) -> Model:
+def model(
+    section: Section, vocab_size: int | None, length: int, platform: str
+) -> Model:
     """Reads `config.model`.
 
     Args:
       section: the section.
       vocab_size: of the tokenizer; None takes the checkpoint's.
       length: tokens of the longest prompt with the longest response.
+      platform: of the devices that it runs on, which choose the attention kernel.
 
     Raises:
       UserError: a checkpoint that cannot be read, or that is too short or too small.
     """
     path = section.optional("path", section.str)
+    dtype = DTYPES[section.choice("dtype", DTYPES)]
+    attention = section.choice("attention", kernels.CHOICES)
     options = {
-        "dtype": DTYPES[section.choice("dtype", DTYPES)],
+        "dtype": dtype,
         "param_dtype": DTYPES[section.choice("param_dtype", DTYPES)],
         "scan_layers": section.bool("scan_layers"),
         "remat": section.choice("remat", networks.REMAT),
+        "attention": kernels.for_platform(attention, platform, dtype),
     }
     family = section.choice("family", networks.presets.PRESETS)
     given = {
@@ -105,18 +111,31 @@ def model(section: Section, vocab_size: int | None, length: int) -> Model:
         "mlp_width": section.optional("mlp_width", section.int),
         "tied_embeddings": section.bool("tied_embeddings"),
     }
+    head = section.optional("head_dim", section.int)
+    if head is not None:  # else the family's own
+        given["head_dim"] = head
+    given["vocab_size"] = _vocab_size(section, vocab_size, path)
     lora = _lora(section.section("lora"))
     if path is None:
-        if vocab_size is None:
-            raise UserError("config.model.path is needed: this task has no tokenizer")
-        config = networks.presets.PRESETS[family](
-            vocab_size=vocab_size, max_length=length, **given
-        )
+        config = networks.presets.PRESETS[family](max_length=length, **given)
         return Model(config, lora, options, None)
     raw = huggingface.read_json(Path(path) / "config.json")
     config = huggingface.config_from_huggingface(raw)
     _fits(path, config, vocab_size, length)
     return Model(config, lora, options, Path(path))
+
+
+def _vocab_size(section: Section, tokens: int | None, path: str | None) -> int | None:
+    """Rows of the embedding: as given, at least the tokenizer's, else as many."""
+    given = section.optional("vocab_size", section.int)
+    if path is None and given is None and tokens is None:
+        raise UserError("config.model.path is needed: this task has no tokenizer")
+    if path is None and given is not None and given < (tokens or 0):
+        raise UserError(
+            f"{section.path}.vocab_size={given} is less than the {tokens} tokens of the"
+            " tokenizer; leave it at None to follow the tokenizer"
+        )
+    return tokens if given is None else given
 
 
 def _fits(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import algorithms, data, losses, networks, rng, rollout, worlds
 from rlhf_jax.algorithms import forward, preference_scoring
-from rlhf_jax.build import models, parts, ppo_evaluation
+from rlhf_jax.build import models, parts, planned_rollouts, ppo_evaluation
 from rlhf_jax.build import preference as offline
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
@@ -71,7 +71,12 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
         ),
     )
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe)
+    return Stage(
+        name,
+        stage.run,
+        stage.describe,
+        lambda: planned_rollouts.online_preference(stage, context),
+    )
 
 
 def _check(

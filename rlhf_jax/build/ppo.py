@@ -15,6 +15,7 @@ from rlhf_jax.build import (
     combinations,
     models,
     parts,
+    planned_rollouts,
     ppo_evaluation,
     ppo_settings,
     programs,
@@ -74,7 +75,12 @@ def ppo(name: str, section: Section, context: Context) -> Stage:
     )
     combinations.check(section.path, section.values())
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe)
+    return Stage(
+        name,
+        stage.run,
+        stage.describe,
+        lambda: planned_rollouts.ppo(stage, context),
+    )
 
 
 class _PPO(NamedTuple):

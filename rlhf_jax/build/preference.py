@@ -14,6 +14,7 @@ from rlhf_jax.algorithms.preference_scoring import Needs
 from rlhf_jax.build import (
     models,
     parts,
+    planned,
     preference_cache,
     preference_data,
     preference_evaluation,
@@ -88,7 +89,12 @@ def preference(name: str, section: Section, context: Context) -> Stage:
     )
     _check_data(section.path, stage)
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe)
+    return Stage(
+        name,
+        stage.run,
+        stage.describe,
+        lambda: planned.preference(stage, context),
+    )
 
 
 def _check_data(path: str, stage: _Preference) -> None:

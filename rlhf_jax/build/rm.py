@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_jax import algorithms, data, metrics, networks, rollout, stats
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import label, models, normalization, parts
+from rlhf_jax.build import label, models, normalization, parts, planned
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.optimizers import final_params
@@ -57,7 +57,7 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
     )
     context.rewards[name] = stage.scorer
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe)
+    return Stage(name, stage.run, stage.describe, stage.plan)
 
 
 class _RewardModel(NamedTuple):
@@ -179,6 +179,21 @@ class _RewardModel(NamedTuple):
             "batch": f"{self.batch_size} rankings",
             "optimizer steps": self.steps,
         }
+
+    def plan(self) -> planned.Plan:
+        """The step as shapes."""
+        context, length = self.context, self.context.task.length
+        responses = planned.responses(context, self.name, self.data)
+        rows = self.batch_size * responses
+        return planned.learning(
+            context,
+            self.name,
+            self.learner,
+            frozen=planned.base(context, self.network),
+            batch=planned.rankings(self.batch_size, responses, length),
+            tokens=rows * length,
+            model_flops=3 * planned.forward_flops(self.network.config, rows, length),
+        )
 
 
 class Programs(NamedTuple):

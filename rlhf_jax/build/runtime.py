@@ -16,9 +16,7 @@ def prepare() -> None:
     Raises:
       UserError: jax finds no device, for instance because of `JAX_PLATFORMS`.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _quiet()
     import jax
     from absl import logging
 
@@ -38,3 +36,21 @@ def prepare() -> None:
     except RuntimeError as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"jax finds no device to run on: {line}") from error
+
+
+def prepare_to_compile() -> None:
+    """As `prepare`, for programs that are compiled and not run: the CPU alone, no cache
+    of programs, and jax has not looked for devices yet."""
+    _quiet()
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _quiet() -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from rlhf_jax import planning
+
+    planning.quiet()

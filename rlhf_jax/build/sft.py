@@ -10,7 +10,7 @@ import jax
 
 from rlhf_jax import algorithms, data, losses, metrics, networks
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import models, parts
+from rlhf_jax.build import models, parts, planned
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
@@ -72,7 +72,7 @@ def _stage(
         learner=learner,
     )
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe)
+    return Stage(name, stage.run, stage.describe, stage.plan)
 
 
 class _FineTuning(NamedTuple):
@@ -157,6 +157,22 @@ class _FineTuning(NamedTuple):
             "optimizer steps": self.steps,
             "data": f"{rows:,} {unit} of {records:,} records",
         }
+
+    def plan(self) -> planned.Plan:
+        """The step as shapes."""
+        rows, length = self.batch_size, self.context.task.length
+        forward_flops = planned.forward_flops(
+            self.network.config, rows, length, columns=length - 1
+        )
+        return planned.learning(
+            self.context,
+            self.name,
+            self.learner,
+            frozen=planned.base(self.context, self.network),
+            batch=planned.sequences(rows, length),
+            tokens=rows * length,
+            model_flops=3 * forward_flops,
+        )
 
 
 def loss_program(network: Network) -> Callable[[Params, SequenceBatch], metrics.Mean]:

@@ -10,7 +10,13 @@ import numpy as np
 from absl import logging
 
 from rlhf_jax import data
-from rlhf_jax.build import arith_task, enumerable_task, feedback_task, text_tasks
+from rlhf_jax.build import (
+    arith_task,
+    enumerable_task,
+    feedback_task,
+    shapes_task,
+    text_tasks,
+)
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
@@ -161,6 +167,7 @@ KINDS: dict[str, Callable[[Section, int, str | None], Task]] = {
     "key_lm": _key_lm,
     "files": text_tasks.files,
     "feedback": feedback_task.feedback,
+    "shapes": shapes_task.shapes,
     "pydoc": text_tasks.pydoc,
     "auto": _auto,
     "e64": enumerable_task.e64,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_jax.cli import model_commands
+from rlhf_jax.cli import model_commands, plan_command
 from rlhf_jax.cli.command import Command, Options, Parser
 from rlhf_jax.errors import UserError
 
@@ -188,6 +188,7 @@ ALL = (
         _reproduce_arguments,
         _reproduce,
     ),
+    plan_command.PLAN,
     *model_commands.ALL,
     Command(
         "report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rlhf_jax.networks import softmax
+from rlhf_jax.networks import kernels, softmax
 from rlhf_jax.networks.config import Number, TransformerConfig
 from rlhf_jax.networks.layers import MLP, Dtype, Norm, projection
 from rlhf_jax.networks.positions import rotate
@@ -22,10 +23,12 @@ class LayerInputs(NamedTuple):
     Attributes:
       mask: bool[B L S], what each query may attend.
       angles: cosine and sine, float32[B L R], or None without rotary positions.
+      kernel: what attends in place of `attend`, or None.
     """
 
     mask: Array
     angles: tuple[Array, Array] | None
+    kernel: kernels.Kernel | None = None
 
 
 class LayerCache(NamedTuple):
@@ -95,7 +98,10 @@ class Attention(nn.Module):
         keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
         if cache is not None:
             cache, keys, values = append(cache, keys, values)
-        mixed = attend(
+        attend_by = attend
+        if inputs.kernel is not None:
+            attend_by = functools.partial(kernels.attend, inputs.kernel)
+        mixed = attend_by(
             queries,
             keys,
             values,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from rlhf_jax.networks import kernels
 from rlhf_jax.networks import positions as places
 from rlhf_jax.networks.attention import LayerInputs
 from rlhf_jax.networks.cache import Cache
@@ -28,20 +30,34 @@ class Context(NamedTuple):
 
 
 def layer_context(
-    config: TransformerConfig, inputs: ModelInputs, cache: Cache | None
+    config: TransformerConfig,
+    inputs: ModelInputs,
+    cache: Cache | None,
+    attention: str = "plain",
 ) -> Context:
-    """Masks and angles, computed once per call and shared by the layers."""
+    """Masks and angles, computed once per call and shared by the layers.
+
+    Args:
+      config: the architecture.
+      inputs: the chunk.
+      cache: what is held already, or None.
+      attention: key of `kernels.KERNELS`; a chunk that has to look at a cache is left
+        to the plain path.
+    """
     keys: Any = inputs
     columns = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
     if cache is not None and not isinstance(cache.index, int):
-        keys, columns = cache, columns + cache.index
+        keys, columns, attention = cache, columns + cache.index, "plain"
     mask = places.attention_mask(
         query_columns=columns,
         query_segments=inputs.segment_ids,
         key_mask=keys.mask,
         key_segments=keys.segment_ids,
     )
-    everywhere = LayerInputs(mask, angles(config, inputs.positions, local=False))
+    kernel = functools.partial(kernels.choose, attention, config, inputs)
+    everywhere = LayerInputs(
+        mask, angles(config, inputs.positions, local=False), kernel(local=False)
+    )
     if config.window is None or not any(config.local_layers):
         return Context(everywhere, None)
     windowed = places.window_mask(
@@ -52,7 +68,9 @@ def layer_context(
     )
     return Context(
         everywhere,
-        LayerInputs(windowed, angles(config, inputs.positions, local=True)),
+        LayerInputs(
+            windowed, angles(config, inputs.positions, local=True), kernel(local=True)
+        ),
     )
 
 

@@ -51,6 +51,7 @@ def language_model(
     param_dtype: Any = jnp.float32,
     scan_layers: bool = False,
     remat: str = "none",
+    attention: str = "plain",
 ) -> Network:
     """A policy: `hidden` for the language head, `scalars` with `value_head`.
 
@@ -64,6 +65,7 @@ def language_model(
         does not grow with depth. Decoding always unrolls, and without this also reads
         a copy of the layers that it need not slice at every token.
       remat: what the backward pass keeps, a key of `transformer.REMAT`.
+      attention: key of `kernels.KERNELS`; what a kernel cannot do is left to `plain`.
     """
     head = _initializer(zeros() if head_init is None else head_init)
     return _network(
@@ -75,6 +77,7 @@ def language_model(
             param_dtype=param_dtype,
             scan_layers=scan_layers,
             remat=remat,
+            attention=attention,
         )
     )
 
@@ -87,6 +90,7 @@ def scalar_model(
     param_dtype: Any = jnp.float32,
     scan_layers: bool = False,
     remat: str = "none",
+    attention: str = "plain",
 ) -> Network:
     """A reward model or value function: `scalars` float32[B L], no language head.
 
@@ -97,6 +101,7 @@ def scalar_model(
       param_dtype: as for `language_model`.
       scan_layers: as for `language_model`.
       remat: as for `language_model`.
+      attention: as for `language_model`.
     """
     head = _initializer(normal() if head_init is None else head_init)
     return _network(
@@ -108,6 +113,7 @@ def scalar_model(
             param_dtype=param_dtype,
             scan_layers=scan_layers,
             remat=remat,
+            attention=attention,
         )
     )
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from rlhf_jax import rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
-from rlhf_jax.networks import initial
+from rlhf_jax.networks import initial, kernels
 from rlhf_jax.networks.attention import Block, LayerCache, LayerInputs
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.networks.context import Context, angles, layer_context
@@ -59,6 +59,7 @@ class Parts(NamedTuple):
       dtype: dtype of the computation.
       scan_layers: scan instead of unroll (never with a cache).
       remat: key of `REMAT`.
+      attention: key of `kernels.KERNELS`.
     """
 
     config: TransformerConfig
@@ -71,6 +72,7 @@ class Parts(NamedTuple):
     dtype: Any
     scan_layers: bool
     remat: str
+    attention: str
 
 
 def build_parts(
@@ -82,10 +84,14 @@ def build_parts(
     param_dtype: Any,
     scan_layers: bool,
     remat: str,
+    attention: str,
 ) -> Parts:
     """The modules of a network; `head_init` None means without a scalar head."""
     if remat not in REMAT:
         raise UserError(f"remat={remat!r}: choose from {', '.join(REMAT)}")
+    if attention not in kernels.KERNELS:
+        known = ", ".join(kernels.KERNELS)
+        raise UserError(f"attention={attention!r}: choose from {known}")
     untied = language_head and not config.tied_embeddings
     scalar = head_init is not None
     return Parts(
@@ -99,6 +105,7 @@ def build_parts(
         dtype=dtype,
         scan_layers=scan_layers,
         remat=remat,
+        attention=attention,
     )
 
 
@@ -158,7 +165,7 @@ def apply(
     config = parts.config
     if cache is not None:
         cache = caching.record(cache, inputs)
-    context = layer_context(config, inputs, cache)
+    context = layer_context(config, inputs, cache, parts.attention)
     x = parts.embedding.apply(
         part(variables, "embedding"), inputs.tokens, inputs.positions
     )
@@ -225,7 +232,10 @@ def _run_scanned(
         if mixed:
             assert context.local is not None
             select = functools.partial(jnp.where, flag)
-            inputs = jax.tree.map(select, context.local, context.everywhere)
+            # A kernel's window is fixed when it is built: alternating layers that
+            # are scanned attend by their masks.
+            pair = context.local, context.everywhere
+            inputs = jax.tree.map(select, *(x._replace(kernel=None) for x in pair))
         return run(variables, x, inputs), None
 
     return jax.lax.scan(step, x, (layers, jnp.asarray(local)))[0]

@@ -14,7 +14,7 @@ from rlhf_jax.planning.compiling import (
 )
 from rlhf_jax.planning.costs import Cost, Report, Transfer, analyze
 from rlhf_jax.planning.devices import DEVICES, Device
-from rlhf_jax.planning.topology import Topology, topology
+from rlhf_jax.planning.topology import Topology, quiet, topology
 
 __all__ = [
     "DEVICES",
@@ -29,6 +29,7 @@ __all__ = [
     "analyze",
     "compile_program",
     "per_device",
+    "quiet",
     "roofline",
     "topology",
 ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -177,7 +178,7 @@ class _Walk:
         """Products, kernels and collectives of an instruction and what it fuses."""
         cost = Cost(flops=products.flops(one, where))
         if one.opcode == "custom-call":
-            estimate = _estimate(one)
+            estimate = _estimate(one, where)
             if estimate is None:
                 self.opaque.add(one.text("custom_call_target"))
             else:
@@ -207,19 +208,29 @@ _FREE = frozenset(
 """Opcodes that move nothing, or whose work is counted where they start."""
 
 
-def _estimate(one: Instruction) -> float | None:
-    """Operations that a kernel says it does; 0 for XLA's own bookkeeping calls."""
+def _estimate(one: Instruction, where: Computation) -> float | None:
+    """Operations of a kernel by formula, or by what it says itself; 0 for XLA's own
+    bookkeeping calls, None where nothing is known."""
     if one.text("custom_call_target") in _BOOKKEEPING:
         return 0.0
+    for name, products_of in _ATTENTION.items():
+        if name in one.op_name:
+            shapes = (where.instructions[x].shapes[0] for x in one.operands)
+            queries, keys = [x.dims for x in shapes if "f" in x.dtype][:2]
+            return 2.0 * products_of * math.prod(queries) * keys[-2]
     found = re.search(r'"?cost_estimate"?:(\{[^}]*\})', one.attributes)
     if found is None:
         return None
     return float(json.loads(found.group(1)).get("flops", 0))
 
 
+_ATTENTION = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+"""Products of length x length x head that a kernel of splash attention computes; all
+of them, as the plain path does, though blocks after the query are skipped."""
 _BOOKKEEPING = frozenset(
     "Sharding SPMDFullToShardShape SPMDShardToFullShape AllocateBuffer"
-    " AssumeGatherIndicesInBound TopK MoveToHost MoveToDevice ConcatBitcast".split()
+    " AssumeGatherIndicesInBound TopK MoveToHost MoveToDevice ConcatBitcast"
+    " GatherScatterIndicesBitpacked".split()
 )
 
 

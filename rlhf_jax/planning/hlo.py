@@ -125,18 +125,30 @@ def parse(text: str) -> Module:
     """Reads what `compiled.as_text()` gives."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
-    for line in text.splitlines():
+    for line in _joined(text):
         if current is None:
             header = _HEADER.match(line)
             if header:
                 current = Computation(header.group(2), {})
                 entry = header.group(2) if header.group(1) else entry
-        elif line.startswith("}"):
+        elif line == "}":
             computations[current.name], current = current, None
-        elif " = " in line:
+        else:
             instruction = _instruction(line)
             current.instructions[instruction.name] = instruction
     return Module(computations, entry)
+
+
+def _joined(text: str) -> Iterator[str]:
+    """Lines; attributes that go on below their instruction are added to its line."""
+    line = ""
+    for more in text.splitlines():
+        if line.startswith("  ") and more != "}" and not more.startswith("  "):
+            line += more
+            continue
+        yield line
+        line = more
+    yield line
 
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")

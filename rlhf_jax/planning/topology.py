@@ -94,7 +94,7 @@ def _of_cpu(count: int) -> list[Any]:
 
 def _of_tpu(kind: str, sides: tuple[int, ...], slices: int) -> list[Any]:
     _require_libtpu()
-    _quiet()
+    quiet()
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}
@@ -134,8 +134,9 @@ def _require_libtpu() -> None:
     )
 
 
-def _quiet() -> None:
-    """Keeps libtpu from looking for a TPU and for its siblings where there is none."""
+def quiet() -> None:
+    """Keeps an installed libtpu from looking for a TPU where there is none, and from
+    saying so; to be called before jax looks for devices."""
     if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):
         return
     for key, value in {

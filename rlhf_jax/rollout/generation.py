@@ -223,11 +223,13 @@ def run(
     parts: Machine, params: Params, prompt: PromptBatch, key: Array
 ) -> SamplingState:
     """Start the machine and step it until no row is left, as one `while_loop`."""
-    params = parts.prepare(params)
-    state = parts.start(params, prompt, key)
-    return jax.lax.while_loop(
-        parts.running, lambda state: parts.step(params, state), state
-    )
+    with jax.named_scope("prefill"):
+        params = parts.prepare(params)
+        state = parts.start(params, prompt, key)
+    with jax.named_scope("decode"):
+        return jax.lax.while_loop(
+            parts.running, lambda state: parts.step(params, state), state
+        )
 
 
 def prompt_inputs(prompt: PromptBatch) -> ModelInputs:

@@ -1,0 +1,96 @@
+"""`plan` with the compiler of real TPUs, which needs none of them.
+
+It comes with Python 3.11 only (setup.py), so that the smoke run elsewhere is small.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import plan_all
+import pytest
+
+pytest.importorskip("libtpu")
+
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+
+from rlhf_jax import planning, sharding  # noqa: E402
+from rlhf_jax.build import loading  # noqa: E402
+from rlhf_jax.build import planning as building  # noqa: E402
+from rlhf_jax.errors import UserError  # noqa: E402
+from rlhf_jax.networks import kernels  # noqa: E402
+from rlhf_jax.placement import Placement  # noqa: E402
+
+CHEAP = ("tldr_sft.py:1b", "tldr_rm.py:6.9b")
+"""Recipes of one program each; its layers are scanned, so depth costs nothing."""
+
+
+@pytest.mark.parametrize("recipe", CHEAP)
+def test_the_header_of_a_recipe_says_what_its_plan_gives(recipe, tmp_path):
+    """Memory and time on a v5e pod, and operations by formula: 8 N a token with full
+    rematerialization, less what is not repeated."""
+    config = loading.load(os.path.join("experiments", recipe))
+    topology = planning.topology("v5e:16x16")
+    made = building.plan(config, recipe, topology, tmp_path, say=lambda line: None)
+    found = plan_all.line(recipe, made)
+    assert made["fits"]
+    assert plan_all.agrees(plan_all.said(recipe, found) or "", found), found
+    (one,) = made["programs"]
+    assert 1.0 < one["total_flops"] / one["model_flops"] < 8 / 6
+    assert not one["kernels_without_estimate"] and not one["unbounded_loops"]
+    kinds = set(one["collectives"])
+    assert {"all-gather", "all-reduce"} <= kinds | {"reduce-scatter"}
+
+
+def test_memory_and_refusal_are_those_of_the_compiler():
+    """An array that fits is counted; one that does not is refused with its size."""
+    topology = planning.topology("v6e:2x2")
+    assert len(topology.devices) == 4 and topology.device.name == "v6e"
+    where = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    given = jax.ShapeDtypeStruct((), jnp.float32, sharding=where)
+
+    def total(size):
+        whole = jax.jit(lambda x: jnp.cumsum(jnp.full((size, 1 << 13), x), 0))
+        return planning.compile_program(whole, (given,))
+
+    fits = total(1 << 10)
+    assert not fits.refused and fits.memory.peak > 4 << 23
+    refused = total(1 << 21)  # 64 GiB of 31.25
+    assert "RESOURCE_EXHAUSTED" in refused.refused
+    assert refused.memory.peak > 64e9 > topology.device.memory
+
+
+def test_splash_attention_compiles_on_a_mesh_with_its_backward_pass():
+    """Forward, keys and values, queries: 2, 4 and 3 products of length by length."""
+    topology = planning.topology("v5e:2x2")
+    mesh = sharding.mesh(data=2, tensor=2, devices=topology.devices)
+    rows, length, heads, groups, size = 4, 256, 4, 2, 64
+
+    def array(*shape, at, dtype=jnp.bfloat16):
+        where = NamedSharding(mesh, PartitionSpec(*at))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+    query = array(rows, length, heads, size, at=("data", None, "tensor"))
+    key = array(rows, groups, length, size, at=("data", "tensor"))
+    segments = array(rows, length, at=("data",), dtype=jnp.int32)
+
+    def loss(query, key, value, segments):
+        kernel = kernels.Kernel("splash", None, segments, segments)
+        mixed = kernels.attend(kernel, query, key, value, None, scale=0.1, softcap=None)
+        return jnp.sum(mixed.astype(jnp.float32) ** 2)
+
+    with Placement(mesh).active():
+        found = planning.compile_program(
+            jax.jit(jax.grad(loss, (0, 1, 2))), (query, key, key, segments)
+        )
+    assert found.text.count("tpu_custom_call") >= 3
+    products = (2 + 4 + 3) * 2 * (rows // 2) * (heads // 2) * length**2 * size
+    assert found.report.total.flops == products
+
+
+def test_a_shape_that_the_generation_does_not_come_in_is_refused():
+    with pytest.raises(UserError, match="v5e:3x5 is no slice"):
+        planning.topology("v5e:3x5")
+    assert len(planning.topology("v4:2x2x1").devices) == 4
+    assert len(planning.topology("v5p:2x2x1", slices=2).devices) == 8
+    assert len(planning.topology("v5e:1x1").devices) == 1
