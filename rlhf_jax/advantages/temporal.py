@@ -11,12 +11,15 @@ from rlhf_jax import errors, types
 from rlhf_jax.advantages.lifting import stateless
 from rlhf_jax.ops import masking, returns
 
+Number = float | types.Array
+"""A float, or float[] where it is an argument of the step."""
+
 
 def gae(
-    discount: float,
-    lam: float,
+    discount: Number,
+    lam: Number,
     *,
-    value_lam: float | None = None,
+    value_lam: Number | None = None,
     bootstrap_truncated: bool = True,
     after_last: bool = False,
 ) -> types.AdvantageEstimator:
@@ -37,17 +40,17 @@ def gae(
     The trajectory must have values.
     """
 
-    def lams(trajectory: types.Trajectory) -> float:
+    def lams(trajectory: types.Trajectory) -> Number:
         return lam
 
     return _gae(discount, lams, value_lam, bootstrap_truncated, after_last)
 
 
 def length_adaptive_gae(
-    discount: float,
+    discount: Number,
     alpha: float = 0.05,
     *,
-    value_lam: float | None = 1.0,
+    value_lam: Number | None = 1.0,
     bootstrap_truncated: bool = True,
     after_last: bool = False,
 ) -> types.AdvantageEstimator:
@@ -74,9 +77,9 @@ def length_adaptive_gae(
 
 
 def _gae(
-    discount: float,
+    discount: Number,
     lams: Callable[[types.Trajectory], Any],
-    value_lam: float | None,
+    value_lam: Number | None,
     bootstrap_truncated: bool,
     after_last: bool,
 ) -> types.AdvantageEstimator:
@@ -106,7 +109,7 @@ def _gae(
 
 
 def monte_carlo(
-    discount: float, *, bootstrap_truncated: bool = True
+    discount: Number, *, bootstrap_truncated: bool = True
 ) -> types.AdvantageEstimator:
     """Discounted returns, minus the values where the trajectory has any.
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import algorithms, data, rng
-from rlhf_jax.build import aggregates, elsewhere, models, planned
+from rlhf_jax.build import aggregates, elsewhere, models, planned, programs
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
+from rlhf_jax.build.section import Section
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
@@ -109,6 +110,17 @@ class Context(NamedTuple):
             repr((self.placement.mesh, self.placement.rules)),
         )
         return self.programs.reuse((kind, shared, made_of), make)
+
+    def learner(self, kind: str, section: Section, made: Learner) -> Learner:
+        """The learner on the compiled step of an earlier one whose parts are equal.
+
+        Args:
+          kind: what it is.
+          section: what it was made of.
+          made: the learner; its numbers that are state come from its own `init`.
+        """
+        made_of = programs.of_optimizers(section.values())
+        return made._replace(update=self.compiled(kind, made_of, lambda: made.update))
 
     def folder(self, stage: str) -> Path:
         """The stage's folder."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -39,6 +41,16 @@ def base(seed: int = 0) -> ConfigDict:
 
 SEEDS = ("init", "data", "sampling", "label")
 """What may have a seed of its own: initial weights, data order, sampling, labels."""
+
+
+def unattended(config: Any, seed: int) -> Any:
+    """The config, changed in place: every seed is this one, and nothing is shown."""
+    for kind in SEEDS:
+        config.seeds[kind] = seed
+    for key in ("tensorboard", "wandb", "progress", "report"):
+        config.logging[key] = False
+    return config
+
 
 NUMBERLESS = ("checkpoint", "logging", "mesh", "debug")
 """Sections whose values change no numbers; a run may continue under other ones."""

@@ -66,9 +66,7 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
         shown_samples=section.int("shown_samples", 0),
         context=context,
         network=network,
-        learner=context.compiled(
-            "online_preference", section.values(), lambda: learner
-        ),
+        learner=context.learner("online_preference", section, learner),
     )
     context.policies[name] = stage.load
     return Stage(

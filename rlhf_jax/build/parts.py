@@ -15,6 +15,7 @@ from typing import Any
 import optax
 
 from rlhf_jax import advantages, losses, rewards
+from rlhf_jax.build import arguments
 from rlhf_jax.build.section import Section, nearest
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
@@ -101,7 +102,9 @@ def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
     for name in names:
         factory = part(rewards, name, section, "rewards")
         given = {KL_LINKS[name]: kl_coef} if name in KL_LINKS else {}
-        links.append(factory(**keywords(section, name, factory, **given)))
+        own = keywords(section, name, factory, **given)
+        # A coefficient of the KL is state already: that of its controller.
+        links.append(factory(**own) if given else arguments.link(factory, own))
     return rewards.chain(*links)
 
 
@@ -139,7 +142,7 @@ def estimator(section: Section, group_size: int) -> AdvantageEstimator:
     factory = part(advantages, first, section, "estimator")
     grouped = "group_size" in inspect.signature(factory).parameters
     given = {"group_size": group_size} if grouped else {}
-    result = factory(**keywords(section, first, factory, **given))
+    result = arguments.estimator(factory, keywords(section, first, factory, **given))
     for name in wrappers:
         wrapper = part(advantages, name, section, "estimator")
         result = wrapper(**keywords(section, name, wrapper, estimator=result))
@@ -204,8 +207,8 @@ def term(section: Section, name: str) -> losses.Term:
     own = section.section(name)
     weight = schedule_or_number(own, "weight")
     given = {k: own.value(k) for k in own.keys() if k not in _OF_TERMS}
-    made = factory(**keywords(Section({name: given}, section.path), name, factory))
-    result = made if isinstance(made, losses.Term) else losses.Term(made)
+    found = keywords(Section({name: given}, section.path), name, factory)
+    result = arguments.term(factory, found)
     if own.has("support"):
         support = SUPPORTS[own.choice("support", SUPPORTS)]
         result = result._replace(support=support)
@@ -235,7 +238,6 @@ def reduction_of(section: Section) -> losses.Reduction:
 
 def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
     """Reads an optimizer section; a schedule runs over `steps` optimizer steps."""
-    peak = section.float("learning_rate", 0.0)
     ema_decay = section.optional("ema_decay", lambda key: section.float(key, 0.0, 1.0))
     if ema_decay == 1.0:
         raise UserError(
@@ -245,16 +247,17 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
     shape = section.choice("schedule", ("constant", "linear", "cosine"))
     warmup = section.int("warmup_steps", 0)
     rest = max(steps - warmup, 1)
-    schedule = {
-        "constant": lambda: schedules.constant(peak),
-        "linear": lambda: schedules.linear(peak, rest),
-        "cosine": lambda: schedules.cosine(peak, rest),
+    factor = {
+        "constant": lambda: schedules.constant(1.0),
+        "linear": lambda: schedules.linear(1.0, rest),
+        "cosine": lambda: schedules.cosine(1.0, rest),
     }[shape]()
     if warmup:
-        schedule = schedules.warmup(warmup, schedule)
+        factor = schedules.warmup(warmup, factor)
     return make_optimizer(
         section.str("name"),
-        schedule,
+        section.float("learning_rate", 0.0),
+        factor=factor,
         b1=section.float("b1", 0.0, 1.0),
         b2=section.float("b2", 0.0, 1.0),
         eps=section.optional("eps", lambda key: section.float(key, 0.0)),

@@ -78,7 +78,7 @@ def preference(name: str, section: Section, context: Context) -> Stage:
         compared=compared,
         context=context,
         network=network,
-        learner=context.compiled("preference", section.values(), lambda: made),
+        learner=context.learner("preference", section, made),
         measured=context.compiled(
             "preference_heldout",
             section.values(),

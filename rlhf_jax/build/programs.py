@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+from rlhf_jax.build import arguments
+from rlhf_jax.build.arguments import NUMBER
 
-NUMBER = "(a number)"
-"""Stands in keys for a number that is an argument of the program."""
+T = TypeVar("T")
 
 
 class Programs:
@@ -40,18 +40,41 @@ class Programs:
             return self._made[key]
 
 
+def of_optimizers(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the programs of a section with optimizers are made of.
+
+    Learning rates are state, hence arguments; so are the decay and the bound of the
+    gradient, where there are any.
+    """
+    plain = dict(section)
+    for name in ("optimizer", "value_optimizer"):
+        if name in section:
+            plain[name] = _of_optimizer(section[name])
+    return plain
+
+
+def _of_optimizer(section: Mapping[str, Any]) -> dict[str, Any]:
+    there = [key for key in ("weight_decay", "clip_norm") if section.get(key)]
+    return {**section, **dict.fromkeys(("learning_rate", *there), NUMBER)}
+
+
 def of_ppo(section: Mapping[str, Any]) -> dict[str, Any]:
     """What the programs of a PPO section are made of.
 
-    Coefficients of the KL and weights of the terms are state, hence arguments; only
+    Beside the numbers of the optimizers, coefficients of the KL, weights of the terms
+    and the numbers of `arguments.KEYWORDS` are state, hence arguments; of weights only
     whether they are 0 shapes the program.
     """
-    plain = {key: value for key, value in section.items() if key not in _HOST_ONLY}
+    plain = of_optimizers(section)
+    plain = {key: value for key, value in plain.items() if key not in _HOST_ONLY}
     plain["kl_coef"] = NUMBER
+    for name in (*section["rewards"], *section["estimator"][:1], *section["terms"]):
+        if name in section:
+            plain[name] = arguments.masked(section[name])
     for term in section["terms"]:
         weight = section[term].get("weight")
         if isinstance(weight, int | float) and weight != 0:
-            plain[term] = {**section[term], "weight": NUMBER}
+            plain[term] = {**plain[term], "weight": NUMBER}
     return plain
 
 

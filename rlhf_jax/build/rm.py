@@ -41,7 +41,7 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
         optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
-    learner = context.compiled("rm", section.values(), lambda: made)
+    learner = context.learner("rm", section, made)
     stage = _RewardModel(
         name=name,
         source=section.str("init"),

@@ -57,7 +57,7 @@ def _stage(
         optimizer=parts.optimizer(section.section("optimizer"), steps),
         microbatches=microbatches,
     )
-    learner = context.compiled("sft", section.values(), lambda: made)
+    learner = context.learner("sft", section, made)
     stage = _FineTuning(
         name=name,
         source=section.str("init"),

@@ -23,7 +23,9 @@ one of `exp(100)` is an infinity in float32 and a NaN one multiplication later."
 
 LEVELS = ("token", "sequence")
 
-ClipEps = float | tuple[float, float] | None
+Number = float | Array
+ClipEps = Number | tuple[Number, Number] | None
+"""One number, (low, high) or none; float[] where it is an argument of the step."""
 
 
 def policy_gradient() -> LossTerm:
@@ -170,9 +172,9 @@ def truncated_importance(term: LossTerm, cap: float) -> LossTerm:
         raise ValueError(f"cap must be above 0, got {cap}")
 
     def values(
-        outputs: types.PolicyOutputs, batch: types.Experience
+        outputs: types.PolicyOutputs, batch: types.Experience, *prepared: Any
     ) -> tuple[Array, types.Metrics]:
-        found, report = term(outputs, batch)
+        found, report = term(outputs, batch, *prepared)
         trajectory = batch.trajectory
         gap = jnp.where(
             trajectory.mask, trajectory.old_logprobs - trajectory.logprobs, 0.0
@@ -197,11 +199,11 @@ def complete(batch: types.Experience) -> Array:
     return batch.trajectory.mask & ~batch.trajectory.truncated[:, None]
 
 
-def _bounds(clip_eps: ClipEps) -> tuple[float, float]:
+def _bounds(clip_eps: ClipEps) -> tuple[Number, Number]:
     """Least and largest ratio."""
     if clip_eps is None:
         return 0.0, float("inf")
-    low, high = (clip_eps, clip_eps) if isinstance(clip_eps, float | int) else clip_eps
+    low, high = clip_eps if isinstance(clip_eps, tuple | list) else (clip_eps, clip_eps)
     return 1.0 - low, 1.0 + high
 
 

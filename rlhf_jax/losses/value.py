@@ -56,7 +56,7 @@ def squared_value() -> LossTerm:
     return values
 
 
-def clipped_value(clip_eps: float = 0.2) -> LossTerm:
+def clipped_value(clip_eps: float | Array = 0.2) -> LossTerm:
     """PPO's clipped value loss, `max((V - R)^2, (clip(V, V_old +- eps) - R)^2) / 2`.
 
     V_old are the values at rollout time, `trajectory.values`. The half is that of the

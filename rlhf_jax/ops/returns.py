@@ -31,7 +31,7 @@ def _gae_one(
     mask: Array,
     terminal: Array,
     truncated: Array,
-    discount: float,
+    discount: float | Array,
     lam: Array,
 ) -> tuple[Array, Array]:
     """`gae` of one sequence: [T], [T+1], [T], [T], []."""
@@ -51,8 +51,8 @@ def gae(
     mask: Bool[Array, "B T"],
     terminal: Bool[Array, "B T"],
     truncated: Bool[Array, " B"],
-    discount: float,
-    lam: float | Float[Array, " B"],
+    discount: float | Float[Array, ""],
+    lam: float | Float[Array, ""] | Float[Array, " B"],
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """Generalized advantage estimation (Schulman et al. 2015, 1506.02438, eq. 16).
 
@@ -87,7 +87,7 @@ def gae(
 
 
 def _discounted_one(
-    rewards: Array, mask: Array, discount: float, bootstrap: Array
+    rewards: Array, mask: Array, discount: float | Array, bootstrap: Array
 ) -> Array:
     """`discounted_returns` of one sequence: [T], [T], number, []."""
     last = jnp.arange(mask.shape[0]) == masking.last_real_index(mask)
@@ -98,7 +98,7 @@ def _discounted_one(
 def discounted_returns(
     rewards: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
-    discount: float,
+    discount: float | Float[Array, ""],
     bootstrap: Float[Array, " B"] | None = None,
 ) -> Float[Array, "B T"]:
     """Monte-Carlo returns `G_t = r_t + discount * G_{t+1}`.

@@ -1,4 +1,4 @@
-"""Optimizers from optax parts, with the two forms of Adam's epsilon.
+"""Optimizers from optax parts.
 
 `optimizer(...)` returns an ordinary `optax.GradientTransformation` whose last link
 remembers the gradient norm and the learning rate of the step just made, so that
@@ -7,7 +7,7 @@ metrics can be read from the optimizer state and no schedule is evaluated twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import optax
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import schedules
+from rlhf_jax.optimizers.adam import scale_by_adam
 from rlhf_jax.optimizers.averages import average_params, find_state
 
 Array = jax.Array
@@ -28,20 +29,25 @@ class RecordedState(NamedTuple):
     Attributes:
       count: int32[], optimizer steps made.
       grad_norm: float32[], global norm of the raw gradients, before clipping.
-      learning_rate: float32[], `schedule(count - 1)`, the rate that was applied.
+      learning_rate: float32[], the rate that was applied.
       inner: state of the wrapped transformation.
+      numbers: float32[] each, those of `learning_rate`, `weight_decay` and `clip_norm`
+        that are numbers. As state they are arguments of a compiled step: runs that
+        differ in them share one program.
     """
 
     count: Array
     grad_norm: Array
     learning_rate: Array
     inner: Any
+    numbers: dict[str, Array]
 
 
 def optimizer(
     name: str = "adamw",
     learning_rate: float | schedules.Schedule = 3e-4,
     *,
+    factor: schedules.Schedule = schedules.constant(1.0),  # noqa: B008
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float | None = None,
@@ -56,6 +62,8 @@ def optimizer(
     Args:
       name: `adamw`, `adam` (the same without weight decay), `adafactor` or `sgd`.
       learning_rate: a number or a schedule over optimizer steps.
+      factor: a schedule that multiplies it; a number times a schedule, unlike a
+        schedule with the number in it, leaves the number out of the program.
       b1: decay of the first moment (Adam).
       b2: decay of the second moment (Adam).
       eps: added to the root of the second moment (Adam, default 1e-8), or to the
@@ -73,63 +81,34 @@ def optimizer(
     Raises:
       UserError: an unknown name or epsilon form, or weight decay with `adam`.
     """
-    links = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
-    links.append(_direction(name, b1, b2, eps, eps_form))
     if name == "adam" and weight_decay:
         raise UserError(
             f"optimizer adam does not decay weights, got weight_decay={weight_decay}; "
             "use adamw, or weight_decay=0"
         )
-    if weight_decay:
-        mask = decay_mask or decayed
-        links.append(optax.add_decayed_weights(weight_decay, mask))
-    schedule = (
-        learning_rate
-        if callable(learning_rate)
-        else schedules.constant(float(learning_rate))
-    )
+    given = {
+        "learning_rate": None if callable(learning_rate) else learning_rate,
+        "weight_decay": weight_decay or None,
+        "clip_norm": clip_norm,
+    }
+    numbers = {key: float(x) for key, x in given.items() if x is not None}
+    direction = _direction(name, b1, b2, eps, eps_form)
+
+    def chain(numbers: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
+        links = [direction]
+        if "clip_norm" in numbers:
+            links.insert(0, optax.clip_by_global_norm(numbers["clip_norm"]))
+        if "weight_decay" in numbers:
+            mask = decay_mask or decayed
+            links.append(optax.add_decayed_weights(numbers["weight_decay"], mask))
+        return optax.chain(*links)
+
+    def rate(numbers: Mapping[str, Any], count: Array) -> Array:
+        peak = learning_rate(count) if callable(learning_rate) else None
+        return (numbers["learning_rate"] if peak is None else peak) * factor(count)
+
     after = [] if ema_decay is None else [average_params(ema_decay)]
-    return _recorded(
-        optax.chain(*links), schedule, optax.chain(optax.identity(), *after)
-    )
-
-
-def scale_by_adam(
-    b1: float, b2: float, eps: float, eps_form: str = "optax"
-) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015) with either place for epsilon, moments in float32.
-
-    With bias-corrected `mhat = m / (1 - b1^t)` and `vhat = v / (1 - b2^t)`:
-
-    - `optax` (also PyTorch; the paper's algorithm 1): `mhat / (sqrt(vhat) + eps)`
-    - `tensorflow` (the paper's remark before section 2.1, TF1, and the original
-      RLHF code): `sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)`, that is
-      `mhat / (sqrt(vhat) + eps / sqrt(1 - b2^t))`: a larger epsilon early on
-      (Huang et al. 2024, implementation detail on Adam).
-    """
-
-    def init(params: Any) -> optax.ScaleByAdamState:
-        def zeros() -> Any:  # buffers of their own: both moments are donated
-            return jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-
-        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros(), zeros())
-
-    def update(
-        updates: Any, state: Any, params: Any = None
-    ) -> tuple[Any, optax.ScaleByAdamState]:
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
-        count = state.count + 1
-        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, grads, state.mu)
-        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, grads, state.nu)
-        first = 1 - jnp.power(b1, count.astype(jnp.float32))
-        second = jnp.sqrt(1 - jnp.power(b2, count.astype(jnp.float32)))
-        if eps_form == "optax":
-            move = lambda m, v: (m / first) / (jnp.sqrt(v) / second + eps)  # noqa: E731
-        else:
-            move = lambda m, v: second / first * m / (jnp.sqrt(v) + eps)  # noqa: E731
-        return jax.tree.map(move, mu, nu), optax.ScaleByAdamState(count, mu, nu)
-
-    return optax.GradientTransformation(init, update)
+    return _recorded(numbers, chain, rate, optax.chain(optax.identity(), *after))
 
 
 def apply_updates(
@@ -198,27 +177,33 @@ def _direction(
 
 
 def _recorded(
-    inner: optax.GradientTransformationExtraArgs,
-    schedule: schedules.Schedule,
+    numbers: Mapping[str, float],
+    chain: Callable[[Mapping[str, Any]], optax.GradientTransformationExtraArgs],
+    rate: Callable[[Mapping[str, Any], Array], Array],
     after: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Apply `inner`, the learning rate and `after`, and remember norm and rate."""
+    """Apply `chain`, the learning rate and `after`, and remember norm and rate.
+
+    `chain` and `rate` are given the numbers that the state holds.
+    """
     zero = jnp.zeros
 
     def init(params: Any) -> RecordedState:
-        state = (inner.init(params), after.init(params))
-        return RecordedState(zero((), jnp.int32), zero(()), zero(()), state)
+        state = (chain(numbers).init(params), after.init(params))
+        held = {key: jnp.asarray(x, jnp.float32) for key, x in numbers.items()}
+        return RecordedState(zero((), jnp.int32), zero(()), zero(()), state, held)
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, RecordedState]:
+        held, (first, second) = state.numbers, state.inner
         norm = _global_norm(updates)
-        rate = jnp.asarray(schedule(state.count), jnp.float32)
-        first, second = state.inner
-        updates, first = inner.update(updates, first, params, **extra)
-        updates = jax.tree.map(lambda u: -rate * u, updates)
+        step = jnp.asarray(rate(held, state.count), jnp.float32)
+        updates, first = chain(held).update(updates, first, params, **extra)
+        updates = jax.tree.map(lambda u: -step * u, updates)
         updates, second = after.update(updates, second, params)
-        return updates, RecordedState(state.count + 1, norm, rate, (first, second))
+        inner = first, second
+        return updates, RecordedState(state.count + 1, norm, step, inner, held)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -25,7 +25,7 @@ def _missing_eos(missing_score) -> types.RewardTransformation:
     return chaining.stateless(update)
 
 
-def missing_eos_penalty(penalty: float) -> types.RewardTransformation:
+def missing_eos_penalty(penalty: float | types.Array) -> types.RewardTransformation:
     """Subtracts `penalty` from the score of a response without a stop token.
 
     The "EOS trick" as TRL's `missing_eos_penalty` has it. Stands before the placement.
@@ -42,7 +42,7 @@ def missing_eos_replacement(score: float) -> types.RewardTransformation:
 
 
 def length_penalty(
-    coef: float, start: int = 0, limit: float | None = None
+    coef: float | types.Array, start: int = 0, limit: float | None = None
 ) -> types.RewardTransformation:
     """Subtracts `min(coef * max(0, length - start), limit)` from the score.
 

@@ -120,6 +120,20 @@ def gold(
     return recall - world.miss_penalty * misses - world.length_penalty * overlong
 
 
+def writers_gold(
+    world: World, seed: int, count: int = 4096
+) -> Float[np.ndarray, "count"]:
+    """Gold of demonstrations for prompts of their own; its law is any prompt's."""
+    written_for = prompts(world, seed, count)
+    rows = written_for, demonstrations(world, seed, written_for)
+    given, said = (np.full((count, max(map(len, row))), PAD, np.int32) for row in rows)
+    for array, row in zip((given, said), rows, strict=True):
+        for place, tokens in zip(array, row, strict=True):
+            place[: len(tokens)] = tokens
+    arrays = map(jnp.asarray, (given, given != PAD, said, said != PAD))
+    return np.asarray(gold(world, *arrays))
+
+
 def _counts(ids: Array, mask: Array, size: int) -> Array:
     """How often each id occurs in a row: float32[B size]; ids outside count nowhere."""
     return jnp.sum(jax.nn.one_hot(ids, size) * mask[..., None], axis=1)

@@ -103,11 +103,26 @@ def test_ranking_claims_notice_a_wrong_likelihood():
     assert failed(of(found, "R7-identity")) == {"K = 4, Plackett-Luce from its stages"}
 
 
-@pytest.mark.parametrize("name", ["critic_free", "key_lm_chain"])
+@pytest.mark.identity("B8", "B9")
+def test_the_planted_faults_are_what_the_claims_see(monkeypatch):
+    """A second temperature moves a policy without any reward, and dropout puts ratios
+    off 1 before any update; with the fault taken out both claims fail."""
+    found = module("sampling_faults")
+    claims = [of(found, name) for name in ("R4-temperature", "R4-dropout")]
+    assert [verdict(one, 8).verdict for one in claims] == ["holds"] * 2
+    monkeypatch.setattr(found, "COLD", 1.0)
+    monkeypatch.setattr(found, "DROPPED", 0.0)
+    # Without spread over seeds a bound is its mean, and 0 is not above 0.1.
+    assert [verdict(one, 8).verdict for one in claims] == ["fails"] * 2
+
+
+@pytest.mark.parametrize("name", ["critic_free", "key_lm_chain", "key_lm_parts"])
 def test_configs_of_trained_arms_build(name, tmp_path):
     found = module(name)
     if name == "critic_free":
         plans = [found.config(arm, 0) for arm in found.ARMS]
+    elif name == "key_lm_chain":
+        plans = [found.config(0)]
     else:
         arms = ({}, found.BARE, found.SCRATCH, {"kl_coef": found.COEFS[0]})
         plans = [found.config(0, changes=changes) for changes in arms]

@@ -82,3 +82,16 @@ def test_prompts_and_writers_follow_their_seeds():
     assert any(not np.array_equal(a, b) for a, b in zip(prompts, other, strict=True))
     names = key_lm.names(WORLD)
     assert len(names) == len(set(names)) == WORLD.vocab_size
+
+
+def test_the_gold_of_the_writers_is_that_of_each_of_their_responses():
+    world = key_lm.World()
+    together = key_lm.writers_gold(world, 3, 20)
+    given = key_lm.prompts(world, 3, 20)
+    for found, prompt, said in zip(
+        together, given, key_lm.demonstrations(world, 3, given), strict=True
+    ):
+        prompt, said = jnp.asarray(prompt)[None], jnp.asarray(said)[None]
+        alone = key_lm.gold(world, prompt, prompt > 0, said, said > 0)
+        assert found == pytest.approx(float(alone[0]))
+    assert len(set(together.tolist())) > 5

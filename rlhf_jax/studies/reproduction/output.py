@@ -66,6 +66,7 @@ def _row(result: Result) -> dict[str, Any]:
         "ci": [one.low, one.high],
         "seeds": len(claim.seeds),
         "seconds": result.seconds,
+        "cpu_seconds": result.cpu_seconds,
         "kind": claim.kind,
         "statement": claim.statement,
         "paper": claim.paper,

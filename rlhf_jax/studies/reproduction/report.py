@@ -89,7 +89,8 @@ def _here(result: Result) -> str:
     share = f"{100 * claim.confidence:g} %"
     head = f"<th></th><th>effect</th><th>{share} bounds</th><th>asked</th>"
     facts = [f"{len(claim.seeds)} seed{'s' if len(claim.seeds) > 1 else ''}"]
-    facts += [f"{number(result.seconds)} s", claim.kind, f"protocol {claim.version}"]
+    facts += [f"{number(result.seconds)} s (CPU {number(result.cpu_seconds)} s)"]
+    facts += [claim.kind, f"protocol {claim.version}"]
     power = f" {escape(claim.power)}" if claim.power else ""
     return (
         f'<table class="parts"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody>'

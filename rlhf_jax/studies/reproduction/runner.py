@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -99,9 +100,9 @@ def _source(claim: Claim) -> str:
 def _measure(
     claim: Claim, seed: int, place: Path, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    start = clock()
+    start, used = clock(), time.process_time()
     found = claim.measure(seed)
-    seconds = clock() - start
+    seconds, used = clock() - start, time.process_time() - used
     drawn: Sequence[Curve] = ()
     if isinstance(found, Measured):
         found, drawn = found
@@ -118,6 +119,7 @@ def _measure(
         "seed": seed,
         "values": {name: float(value) for name, value in values.items()},
         "seconds": seconds,
+        "cpu_seconds": used,
         "curves": [curve._asdict() for curve in drawn],
     }
     files.write_json(place, row)
@@ -129,6 +131,8 @@ def _judge(claim: Claim, rows: Mapping[int, Mapping[str, Any]]) -> Result:
         seed: {n: float("nan") if v is None else v for n, v in row["values"].items()}
         for seed, row in rows.items()
     }
-    seconds = sum(row["seconds"] for row in rows.values())
+    wall = sum(row["seconds"] for row in rows.values())
+    cpu = sum(row.get("cpu_seconds", math.nan) for row in rows.values())
     drawn = {seed: curves.of_rows(row.get("curves", ())) for seed, row in rows.items()}
-    return verdict.judge(claim, measured, seconds)._replace(curves=drawn)
+    found = verdict.judge(claim, measured, wall)
+    return found._replace(curves=drawn, cpu_seconds=cpu)

@@ -75,6 +75,8 @@ class Result(NamedTuple):
       seconds: wall time over all seeds.
       beside: quantities without a threshold.
       curves: what is drawn, by seed.
+      cpu_seconds: of all cores, over all seeds; unlike `seconds` it hardly depends on
+        what else the machine does. What claims share counts for the first of them.
     """
 
     claim: Claim
@@ -83,6 +85,7 @@ class Result(NamedTuple):
     seconds: float
     beside: tuple[Beside, ...] = ()
     curves: Mapping[int, Sequence[Curve]] = {}
+    cpu_seconds: float = math.nan
 
 
 def judge(
