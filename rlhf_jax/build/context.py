@@ -126,11 +126,6 @@ class Context(NamedTuple):
         """The stage's folder."""
         return self.workdir / stage
 
-    @property
-    def _mesh(self) -> Mapping[str, Any]:
-        """`config.mesh`."""
-        return self.notes["mesh"]
-
     def init_key(self, stage: str) -> Array:
         """Key of a stage's initial weights."""
         return rng.named(rng.root(self.seeds.init), "init", stage)
@@ -143,7 +138,9 @@ class Context(NamedTuple):
           UserError: no such stage comes before, and no such folder holds a model.
         """
         if source not in self.policies and elsewhere.is_folder(source):
-            return self.placement.put(elsewhere.policy(source, path, self._mesh))
+            return self.placement.put(
+                elsewhere.policy(source, path, self.notes["mesh"])
+            )
         if source not in self.policies:
             raise UserError(
                 f"{path}='{source}' names no policy that an earlier stage trains;"
@@ -175,7 +172,7 @@ class Context(NamedTuple):
         if (Path(source) / "config.json").is_file():
             return models.foreign_scorer(Path(source), self.task, self.placement)
         if elsewhere.is_folder(source):
-            return elsewhere.scorer(source, path, self._mesh)
+            return elsewhere.scorer(source, path, self.notes["mesh"])
         raise UserError(
             f"{path}='{source}' names no reward model that an earlier stage trains, and"
             f" no directory; stages: {', '.join(self.rewards) or 'none'}"
