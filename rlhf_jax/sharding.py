@@ -75,8 +75,21 @@ def mesh(
     shape = _fill((data, fsdp, tensor, sequence), len(devices))
     types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
-        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+        return Mesh(_torus(shape, devices), AXES, axis_types=types)
     return Mesh(_hybrid(shape, slices, devices), AXES, axis_types=types)
+
+
+def _torus(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
+    """Devices in the order of a mesh, neighbours beside each other where there are any.
+
+    An axis of the mesh may be a part of an axis of the pod (16 x 4 on 8 x 8).
+    """
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
 
 
 def _hybrid(shape: tuple[int, ...], slices: int, devices: list[Any]) -> np.ndarray:
@@ -95,7 +108,10 @@ def _hybrid(shape: tuple[int, ...], slices: int, devices: list[Any]) -> np.ndarr
     if len(there) != slices:
         raise UserError(f"mesh: slices={slices}, but the devices are of {len(there)}")
     return mesh_utils.create_hybrid_device_mesh(
-        (shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices
+        (shape[0] // slices, *shape[1:]),
+        (slices, 1, 1, 1),
+        devices,
+        allow_split_physical_axes=True,
     )
 
 

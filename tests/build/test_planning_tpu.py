@@ -88,6 +88,14 @@ def test_splash_attention_compiles_on_a_mesh_with_its_backward_pass():
     assert found.report.total.flops == products
 
 
+@pytest.mark.parametrize(("name", "fsdp"), [("v6e:8x8", 16), ("v5p:4x4x4", 16)])
+def test_an_axis_of_a_mesh_may_be_a_part_of_an_axis_of_the_pod(name, fsdp):
+    devices = planning.topology(name).devices
+    mesh = sharding.mesh(fsdp=-1, tensor=4, devices=devices)
+    assert mesh.shape["fsdp"] == fsdp
+    assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
+
+
 def test_a_shape_that_the_generation_does_not_come_in_is_refused():
     with pytest.raises(UserError, match="v5e:3x5 is no slice"):
         planning.topology("v5e:3x5")
