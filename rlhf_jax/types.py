@@ -101,8 +101,7 @@ class RankingBatch(NamedTuple):
       inputs: prompt and response, arrays [B K L].
       ranks: int32[B K], 1 = best, equal numbers tie, 0 = not ranked (or absent).
       margin: float32[B], added to the score difference that a pair must reach.
-      example_id: int32[B].
-      weight: float32[B].
+      example_id, weight: int32[B], float32[B].
     """
 
     inputs: ModelInputs
@@ -122,10 +121,10 @@ class ComparisonBatch(NamedTuple):
       response: bool[B K L], True on the tokens of the response, its end token included.
       ranks: int32[B K], 1 = best, equal numbers tie, 0 = not ranked (or absent).
       example_id, weight: int32[B], float32[B].
-      mismatched: this row's prompt with responses of another, [B K L], or None.
-      mismatched_response: bool[B K L] or None, the tokens of those responses.
+      mismatched, mismatched_response: the prompt with responses of another, or None.
       ref_logprobs: float32[B K] of the reference, computed beforehand, or None.
       mismatched_ref_logprobs: the same of `mismatched`.
+      win_probability: float32[B K], of beating an opponent's response, or None.
     """
 
     inputs: ModelInputs
@@ -137,6 +136,7 @@ class ComparisonBatch(NamedTuple):
     mismatched_response: Array | None = None
     ref_logprobs: Array | None = None
     mismatched_ref_logprobs: Array | None = None
+    win_probability: Array | None = None
 
 
 class Rollout(NamedTuple):

@@ -6,6 +6,7 @@ from rlhf_jax.algorithms.collecting import Staleness as Staleness
 from rlhf_jax.algorithms.collecting import informative_groups as informative_groups
 from rlhf_jax.algorithms.collecting import scored_like as scored_like
 from rlhf_jax.algorithms.online_preference import OnlineFrozen as OnlineFrozen
+from rlhf_jax.algorithms.online_preference import Opponent as Opponent
 from rlhf_jax.algorithms.online_preference import exploration as exploration
 from rlhf_jax.algorithms.online_preference import online_preference as online_preference
 from rlhf_jax.algorithms.parts import Frozen as Frozen

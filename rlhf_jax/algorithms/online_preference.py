@@ -1,9 +1,10 @@
 """Online preference learning: sample, compare, and learn from the comparison at once.
 
 Online DPO (Guo et al. 2024, arXiv:2402.04792): the policy answers each prompt twice, a
-scorer or a judge orders the answers, and one step of a preference loss follows. With a
-second sampler for the second answer, the reference's, it is the sampling of XPO (Xie et
-al. 2024, arXiv:2405.21046), whose exploration bonus is `exploration`.
+scorer or a judge orders the answers, and one step of a preference loss follows. With an
+opponent for the second answer it is the sampling of XPO (Xie et al. 2024,
+arXiv:2405.21046; the opponent is the reference, `exploration` the bonus) and of Nash-MD
+(Munos et al. 2024, arXiv:2312.00886; a mixture of policy and reference).
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from jaxtyping import Array, Float
 from rlhf_jax import losses, metrics, rng
 from rlhf_jax.algorithms import forward
 from rlhf_jax.algorithms.preference import PreferenceFrozen
-from rlhf_jax.losses.preference import PreferenceBatch, PreferenceOutputs
-from rlhf_jax.losses.reduction import Support
-from rlhf_jax.rollout import scoring
+from rlhf_jax.losses.preference import PreferenceBatch, PreferenceOutputs, everyone
+from rlhf_jax.rollout import judges, scoring
 from rlhf_jax.types import (
     ComparisonBatch,
     Learner,
@@ -33,6 +33,10 @@ from rlhf_jax.types import (
 )
 
 Sample = Callable[[Params, PromptBatch, Array], Rollout]
+Opponent = Callable[[Params, Params | None, PromptBatch, Array], Rollout]
+"""`(policy variables, reference variables, prompts, key) -> Rollout`."""
+Wins = Callable[[Array], Array]
+"""Scores [B G] -> chances [B G] that a response is preferred to another one's."""
 
 
 class OnlineFrozen(NamedTuple):
@@ -55,19 +59,21 @@ def online_preference(
     scorer: Scorer,
     samples_per_prompt: int = 2,
     extremes: bool = True,
-    reference_sampler: Sample | None = None,
+    opponent: Opponent | None = None,
+    wins: Wins = judges.bradley_terry_wins,
 ) -> Learner:
     """A learner on prompts that makes its own comparisons.
 
     Args:
       learner: `preference(...)`, one step on a `ComparisonBatch`.
       sampler: draws `samples_per_prompt` responses of a prompt from the policy; one
-        where the reference draws the other.
+        where the opponent draws the other.
       scorer: orders the responses of a prompt, such as a reward model or
         `rollout.judges.judge_scorer`. Runs outside of jit.
       samples_per_prompt: G, responses of a prompt in all.
       extremes: learn from the best and the worst of G; False from all G as a ranking.
-      reference_sampler: draws the second of two responses from the reference, or None.
+      opponent: draws the second of two responses, or None.
+      wins: from scores to chances of winning, for the methods that learn from these.
 
     Returns:
       A learner on `PromptBatch`es whose `frozen` is an `OnlineFrozen`. Two responses of
@@ -76,7 +82,7 @@ def online_preference(
     joined = jax.jit(_neighbors)
     choose = extremes and samples_per_prompt > 2  # two responses keep their places
     compared = jax.jit(
-        lambda sampled, scores: comparisons(sampled, scores, extremes=choose)
+        lambda sampled, scores: comparisons(sampled, scores, extremes=choose, wins=wins)
     )
 
     def update(
@@ -86,9 +92,9 @@ def online_preference(
         variables = forward.merged(base, state.params["policy"])
         key = rng.named(state.key, state.step, "sample")
         sampled = sampler(variables, prompts, key)
-        if reference_sampler is not None:
+        if opponent is not None:
             other = rng.named(state.key, state.step, "sample reference")
-            sampled = joined(sampled, reference_sampler(reference, prompts, other))
+            sampled = joined(sampled, opponent(variables, reference, prompts, other))
         found = scorer.apply(frozen.scorer, variables, sampled).sequence
         scores = found.reshape(-1, samples_per_prompt)
         batch, measured = compared(sampled, scores)
@@ -99,7 +105,11 @@ def online_preference(
 
 
 def comparisons(
-    sampled: Rollout, scores: Float[Array, "B G"], *, extremes: bool
+    sampled: Rollout,
+    scores: Float[Array, "B G"],
+    *,
+    extremes: bool,
+    wins: Wins = judges.bradley_terry_wins,
 ) -> tuple[ComparisonBatch, Metrics]:
     """Comparisons of the G responses to each prompt, and what was sampled.
 
@@ -107,6 +117,7 @@ def comparisons(
       sampled: responses of one prompt are neighbors.
       scores: of them, larger is better.
       extremes: keep the best and the worst of each prompt; False keeps all.
+      wins: chances of winning among all G.
     """
     count, group = scores.shape
     inputs = scoring.sequences(sampled)
@@ -116,12 +127,13 @@ def comparisons(
         lambda x: x.reshape(count, group, *x.shape[1:]), (inputs, response)
     )
     measured = _measures(sampled, scores)
+    chances = wins(scores)
     if extremes:
         rows = jnp.arange(count)[:, None]
         best, worst = jnp.argmax(scores, 1), group - 1 - jnp.argmin(scores[:, ::-1], 1)
         chosen = jnp.stack([best, worst], axis=1)
         grouped = jax.tree.map(lambda x: x[rows, chosen], grouped)
-        scores = scores[rows, chosen]
+        scores, chances = scores[rows, chosen], chances[rows, chosen]
     inputs, response = grouped
     ranks = 1 + jnp.sum(scores[:, None, :] > scores[:, :, None], axis=-1)
     said = jnp.where(response, inputs.tokens, -1)
@@ -137,7 +149,7 @@ def comparisons(
     about = sampled.prompt
     batch = ComparisonBatch(
         inputs, response, ranks, of_prompt(about.example_id), of_prompt(about.weight)
-    )
+    )._replace(win_probability=chances)
     return batch, measured
 
 
@@ -158,10 +170,7 @@ def exploration(weight: float) -> losses.Term:
         mean = metrics.mean(jax.lax.stop_gradient(second), None, batch.weight)
         return second, {"preference/reference_sample_logprobs": mean}
 
-    def everywhere(batch: PreferenceBatch) -> Support:
-        return Support(batch.weight > 0, batch.weight)
-
-    return losses.Term(values, weight=weight, support=everywhere)
+    return losses.Term(values, weight=weight, support=everyone)
 
 
 def _neighbors(one: Rollout, two: Rollout) -> Rollout:

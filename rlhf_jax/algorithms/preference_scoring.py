@@ -36,11 +36,15 @@ class Needs(NamedTuple):
       batch: `pairs`, `rankings` or `labels`.
       reference: whether any of them compares with a reference policy.
       before: what must be scored with the parameters before the update.
+      wins: names of the methods that read win probabilities.
+      samples: names of those whose first response is a fresh sample of the policy.
     """
 
     batch: str
     reference: bool
     before: tuple[str, ...]
+    wins: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
 
     @property
     def mismatched(self) -> bool:
@@ -72,6 +76,8 @@ def needs(names: Sequence[str]) -> Needs:
         batch=next(k for k in ("labels", "pairs", "rankings") if k in kinds),
         reference=any(found.reference for found in methods),
         before=tuple(before),
+        wins=tuple(n for n, m in zip(names, methods, strict=True) if m.wins),
+        samples=tuple(n for n, m in zip(names, methods, strict=True) if m.samples),
     )
 
 
@@ -136,7 +142,8 @@ def facts(
     lengths = jnp.sum(batch.response[..., 1:].astype(jnp.float32), axis=-1)
     shared = dict(example_id=batch.example_id, weight=batch.weight)
     if needs.batch != "labels":
-        return PreferenceBatch(ranks=batch.ranks, lengths=lengths, **scores, **shared)  # type: ignore
+        given: Any = {**scores, **shared, "win_probability": batch.win_probability}
+        return PreferenceBatch(ranks=batch.ranks, lengths=lengths, **given)
     flat = {k: None if x is None else x[:, 0] for k, x in scores.items()}
     return LabelBatch(
         labels=batch.ranks[:, 0] == 1,

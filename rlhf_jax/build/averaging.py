@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_jax import data, rollout
 from rlhf_jax.algorithms import reward_averaging
-from rlhf_jax.build import label, normalization, rm
+from rlhf_jax.build import label, normalization, rm_measures
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.types import Network, Params, Scorer
@@ -51,17 +51,18 @@ class _Average(NamedTuple):
         """Judges the average on held-out pairs; measures gain and bias."""
         variables = self.load()
         measures = self.context.compiled(
-            "average_measures", (), lambda: rm.programs(self.network)
+            "average_measures", (), lambda: rm_measures.programs(self.network)
         )
         heldout = label.rankings(self.context, self.data, "heldout")
-        scores = rm.scores_of(measures.scores, variables, self.batches(heldout, "pad"))
+        batches = self.batches(heldout, "pad")
+        scores = rm_measures.scores_of(measures.scores, variables, batches)
         noise = label.noise(self.context, self.data)
-        result = rm.judge(scores, heldout, noise)
+        result = rm_measures.judge(scores, heldout, noise)
 
         def responses() -> np.ndarray:
             training = label.rankings(self.context, self.data, "train")
             batches = self.batches(training, "drop")
-            return rm.ranked_scores(measures.scores, variables, batches)
+            return rm_measures.ranked_scores(measures.scores, variables, batches)
 
         return result | normalization.gain_and_bias(
             self.normalize,

@@ -112,6 +112,8 @@ def _sampled(settings: Mapping[str, Any]) -> int:
     size = settings.get("batch_size", 0)
     if settings["kind"] in ("ppo", "online_preference"):
         return size * settings["samples_per_prompt"]
+    if settings["kind"] == "best_of_n":
+        return size * (settings["best_of"] + 1)
     if settings["kind"] == "label":
         return size * settings["responses"]
     if settings["kind"] == "table":
@@ -130,6 +132,7 @@ def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> i
 
 FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
     "label": lambda context, plain, settings, language: language,
+    "best_of_n": _beside_ppo,
     "ppo": _beside_ppo,
     "online_preference": _beside_ppo,
     "preference": lambda context, plain, settings, language: (

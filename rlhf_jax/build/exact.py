@@ -11,24 +11,26 @@ import numpy as np
 from rlhf_jax.build import enumerable_task
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
+from rlhf_jax.errors import UserError
 from rlhf_jax.rollout import scoring
 from rlhf_jax.types import Network, Params, PromptBatch, Rollout
-from rlhf_jax.worlds import enumerable, fixed_points, relatives
+from rlhf_jax.worlds import enumerable, fixed_points, games, relatives
 
-TARGETS = ("tilt", "argmax")
+TARGETS = ("tilt", "argmax", "nash")
 """Targets that are no relative's own fixed point."""
 
 _CHUNK = 8192
 
 
 def exact(name: str, section: Section, context: Context) -> Stage:
-    """Reads a section of kind `exact`: `policy reference target beta group`.
+    """Reads a section of kind `exact`: `policy reference target beta group mixture`.
 
-    `target` is `tilt`, `argmax`, or the name of a relative whose own fixed point the
-    policy is held to, such as `loss/token/k3` (`worlds.relatives.relative`). `beta` is
-    the weight of the KL that it was trained with. `group` is None, or the group size
-    where advantages are divided by a group's standard deviation. Targets are those of
-    the policy named `reference`.
+    `target` is `tilt`, `argmax`, `nash` (where Nash-MD ends in the game of gold's
+    Bradley-Terry preference against opponents of this `mixture`), or the name of a
+    relative whose own fixed point the policy is held to, such as `loss/token/k3`
+    (`worlds.relatives.relative`). `beta` is the weight of the KL that it was trained
+    with. `group` is None, or the group size where advantages are divided by a group's
+    standard deviation. Targets are those of the policy named `reference`.
 
     Raises:
       UserError: the task is not enumerable, or there is no such target.
@@ -38,8 +40,14 @@ def exact(name: str, section: Section, context: Context) -> Stage:
     group = section.optional("group", lambda key: section.int(key, 2))
     if target not in TARGETS:
         relatives.relative(target, beta, group)
-    elif target == "tilt":
+    elif target != "argmax":
         beta = section.float("beta", 1e-6)
+    mixture = section.float("mixture", 0.0, 1.0)
+    if mixture and target != "nash":
+        raise UserError(
+            f"{section.path}.mixture={mixture} is the opponent of target='nash'; with"
+            f" target='{target}' leave it at 0.0"
+        )
     stage = _Exact(
         name=name,
         policy=section.str("policy"),
@@ -47,6 +55,7 @@ def exact(name: str, section: Section, context: Context) -> Stage:
         target=target,
         beta=beta,
         group=group,
+        mixture=mixture,
         world=world,
         context=context,
     )
@@ -62,6 +71,7 @@ class _Exact(NamedTuple):
     target: str
     beta: float
     group: int | None
+    mixture: float
     world: enumerable.World
     context: Context
 
@@ -76,6 +86,9 @@ class _Exact(NamedTuple):
             )
             for key, source in (("policy", self.policy), ("reference", self.reference))
         ]
+        if self.target == "nash":
+            policy, reference = found
+            return measure_nash(self.world, policy, reference, self.beta, self.mixture)
         return measure(
             self.world, *found, target=self.target, beta=self.beta, group=self.group
         )
@@ -129,6 +142,32 @@ def measure(
         "gold_frontier": enumerable.frontier(local, divergence),
         "beta": beta,
         "mass": mass,
+    }
+
+
+def measure_nash(
+    world: enumerable.World,
+    policy: np.ndarray,
+    reference: np.ndarray,
+    tau: float,
+    mixture: float,
+) -> dict[str, Any]:
+    """As `measure`, held to where Nash-MD ends.
+
+    `tv_to_nash` is the distance to the equilibrium itself (the same without mixture),
+    `exploitability` what the best answer to the policy gains in the regularized game.
+    """
+    mu, wins = reference / reference.sum(), games.bradley_terry(world.gold)
+    found = measure(world, policy, mu, target="tilt", beta=tau)
+    pi = policy / policy.sum()
+    held = games.nash_md(wins, mu, tau, mixture, world.vocab)
+    nash = games.nash_md(wins, mu, tau)
+    return found | {
+        "tv": enumerable.total_variation(pi, held),
+        "target": f"Nash-MD's fixed point, tau {tau:g}, mixture {mixture:g}",
+        "tv_to_nash": enumerable.total_variation(pi, nash),
+        "exploitability": games.exploitability(wins, mu, pi, tau),
+        "wins": float(pi @ wins @ mu),
     }
 
 

@@ -12,24 +12,15 @@ from absl import logging
 
 from rlhf_jax import __version__, algorithms, rng, rollout
 from rlhf_jax.build import (
-    averaging,
     claiming,
     defaults,
     enumerable_task,
-    exact,
-    label,
+    kinds,
     models,
-    online_preference,
     placing,
-    ppo,
-    preference,
-    pydoc_summary,
     references,
-    rm,
-    sft,
     shortcuts,
     summarizing,
-    table,
     tasks,
 )
 from rlhf_jax.build import context as contexts
@@ -43,19 +34,6 @@ from rlhf_jax.training import retention, writers
 from rlhf_jax.training.stopping import Preempted, Stop
 from rlhf_jax.types import Learner
 
-KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
-    "pretraining": sft.pretraining,
-    "sft": sft.sft,
-    "label": label.label,
-    "rm": rm.reward_model,
-    "average": averaging.average,
-    "ppo": ppo.ppo,
-    "preference": preference.preference,
-    "online_preference": online_preference.online_preference,
-    "table": table.table,
-    "pydoc_summary": pydoc_summary.pydoc_summary,
-    "exact": exact.exact,
-}
 PREEMPTED = 143
 """Exit code after SIGTERM, 128 + 15."""
 
@@ -96,7 +74,7 @@ def build(
     stages = []
     for name in names:
         section = root.section(name)
-        kind = KINDS[section.choice("kind", KINDS)]
+        kind = kinds.KINDS[section.choice("kind", kinds.KINDS)]
         stages.append(kind(name, section, context))
         references.check(name, plain, context)
     placing.check_batches(context.placement, {name: plain[name] for name in names})
@@ -137,7 +115,7 @@ def _unlisted(plain: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
     return [
         key
         for key in sections
-        if key not in ("task", *names) and plain[key].get("kind") in KINDS
+        if key not in ("task", *names) and plain[key].get("kind") in kinds.KINDS
     ]
 
 

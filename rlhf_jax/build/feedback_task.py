@@ -59,8 +59,8 @@ def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:
         first is named); no tokenizer.
     """
     del data_seed
-    found = _collected(section)
     tokenizer = _tokenizer(section, model_path)
+    found = _of_tokenizer(section, _collected(section), tokenizer)
     everything = (*found.train, *found.heldout)
     encoder = _encoder(section, tokenizer, everything)
     ranked = views.rankings(found.train), views.rankings(found.heldout)
@@ -192,7 +192,6 @@ def _encoder(
     response = section.optional("response_length", lambda k: section.int(k, 1))
     longest_prompt = longest_response = 1
     for item in found:
-        _check_vocabulary(item, tokenizer)
         try:
             texts = [plain_encoder.response(x.text, item.id) for x in item.responses]
             start = len(plain_encoder.prompt(item.prompt, item.id))
@@ -207,14 +206,42 @@ def _encoder(
     )
 
 
-def _check_vocabulary(item: Feedback, tokenizer: data.Tokenizer) -> None:
-    """Token ids of another tokenizer show where they are too large for this one."""
+FOREIGN = "token ids of another tokenizer"
+
+
+def _of_tokenizer(
+    section: Section, found: Collected, tokenizer: data.Tokenizer
+) -> Collected:
+    """Without records whose token ids are too large, which are counted and refused, or
+    left out under `on_bad_record=skip`."""
+    size = tokenizer.vocab_size
+    records = (*found.train, *found.heldout)
+    foreign = {item.id: top for item in records if (top := _largest(item)) >= size}
+    if not foreign:
+        return found
+    name, top = next(iter(foreign.items()))
+    message = (
+        f"{len(foreign)} of {len(records)} records have {FOREIGN}: '{name}' has token"
+        f" id {top}, and the tokenizer has {size} tokens"
+    )
+    if section.choice("on_bad_record", ("stop", "skip")) == "stop":
+        raise UserError(
+            f"{message}; correct them, or leave them out with"
+            f" --{section.path}.on_bad_record=skip"
+        )
+    logging.warning("%s; left out", message)
+    train, heldout = (
+        tuple(item for item in part if item.id not in foreign)
+        for part in (found.train, found.heldout)
+    )
+    if not train:
+        raise UserError(f"{message}; none is left to learn from")
+    bad = {**found.bad, FOREIGN: len(foreign)}
+    return found._replace(train=train, heldout=heldout, bad=bad)
+
+
+def _largest(item: Feedback) -> int:
+    """The largest token id of a record's prompt and responses; -1 for text."""
     texts = [item.prompt, *(response.text for response in item.responses)]
-    for text in texts:
-        ids = [x for x in text if isinstance(x, int)] if isinstance(text, tuple) else []
-        if ids and max(ids) >= tokenizer.vocab_size:
-            raise UserError(
-                f"'{item.id}' has token id {max(ids)}, and the tokenizer has"
-                f" {tokenizer.vocab_size} tokens: these ids are those of another"
-                " tokenizer"
-            )
+    ids = [x for text in texts if isinstance(text, tuple) for x in text]
+    return max((x for x in ids if isinstance(x, int)), default=-1)

@@ -7,17 +7,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import algorithms, data, losses, networks, rng, rollout, worlds
+from rlhf_jax import algorithms, data, losses, rng, rollout
 from rlhf_jax.algorithms import forward, preference_scoring
-from rlhf_jax.build import models, parts, planned_rollouts, ppo_evaluation
-from rlhf_jax.build import preference as offline
+from rlhf_jax.build import (
+    models,
+    parts,
+    planned_rollouts,
+    ppo_evaluation,
+    preference_terms,
+    sampling,
+    weights,
+)
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import final_params
 from rlhf_jax.rollout import judges
 from rlhf_jax.studies import schema
-from rlhf_jax.training import checkpoint, loop
+from rlhf_jax.training import loop
 from rlhf_jax.types import Learner, Network, Params, Scorer, TrainState
 
 
@@ -26,16 +33,20 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
 
     `reward_model` orders the samples of a prompt, or `judge`, `FILE.py:FUNCTION`, asked
     in both orders. With `exploration` above 0 the second sample is the reference's and
-    the loss has XPO's bonus of that weight.
+    the loss has XPO's bonus of that weight; with `mixture` above 0 it is drawn from the
+    geometric mixture of the policy and so much of the reference, as Nash-MD does.
     """
     steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
-    names = offline.names_of(section)
+    names = preference_terms.names_of(section)
     needs = preference_scoring.needs(names)
     explore = section.float("exploration", 0.0)
+    mixture = section.float("mixture", 0.0, 1.0)
+    temperature = section.float("temperature", 0.0)
     group = section.int("samples_per_prompt", 2)
     judge = section.optional("judge", section.str)
-    _check(section.path, names, needs, explore, group, judge)
-    terms = {term: offline.term_of(section, term) for term in names}
+    _check(section.path, names, needs)
+    _check_two(section.path, names, needs, section.values())
+    terms = {term: preference_terms.term_of(section, term) for term in names}
     if explore:
         terms["exploration"] = algorithms.exploration(explore)
     network = context.model.language(adapters=True)
@@ -54,10 +65,10 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
         reference=section.str("reference"),
         reward_model=section.str("reward_model"),
         judge=judge,
-        explore=explore > 0,
+        mixture=1.0 if explore else mixture,
         group=group,
         ranking=needs.batch == "rankings",
-        temperature=section.float("temperature", 0.0),
+        temperature=temperature,
         steps=steps,
         batch_size=parts.batch_size(section, microbatches),
         eval_every=section.int("eval_every", 0),
@@ -77,26 +88,45 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
     )
 
 
-def _check(
-    path: str,
-    names: tuple[str, ...],
-    needs: preference_scoring.Needs,
-    explore: float,
-    group: int,
-    judge: str | None,
-) -> None:
+def _check(path: str, names: tuple[str, ...], needs: preference_scoring.Needs) -> None:
     if needs.batch == "labels" or needs.mismatched:
         raise UserError(
             f"{path}: {', '.join(names)} needs labels or responses of other prompts,"
             " which online comparisons do not have; choose a method of pairs or"
             " rankings"
         )
-    for what, asked in (("judge", judge is not None), ("exploration", explore > 0)):
-        if asked and group != 2:
+
+
+def _check_two(
+    path: str,
+    names: tuple[str, ...],
+    needs: preference_scoring.Needs,
+    given: dict[str, Any],
+) -> None:
+    """What plays against another one has two samples, and only one opponent."""
+    asked = {
+        "judge": given["judge"] is not None,
+        "exploration": given["exploration"] > 0,
+        "mixture": given["mixture"] > 0,
+        f"loss={', '.join(names)}": bool(needs.samples),
+    }
+    for what, present in asked.items():
+        if present and given["samples_per_prompt"] != 2:
             raise UserError(
                 f"{path}.{what} compares two responses; set"
-                f" {path}.samples_per_prompt=2, not {group}"
+                f" {path}.samples_per_prompt=2, not {given['samples_per_prompt']}"
             )
+    if given["exploration"] > 0 and (given["mixture"] > 0 or needs.samples):
+        raise UserError(
+            f"{path}.exploration={given['exploration']} samples from the reference,"
+            f" and {path} also asks for another opponent (mixture={given['mixture']},"
+            f" {', '.join(names)}); leave one of them out"
+        )
+    if needs.samples and given["temperature"] != 1.0:
+        raise UserError(
+            f"{path}.temperature={given['temperature']}: {', '.join(needs.samples)}"
+            " follows the gradient of the distribution that it samples; set it to 1.0"
+        )
 
 
 class _Online(NamedTuple):
@@ -107,7 +137,7 @@ class _Online(NamedTuple):
     reference: str
     reward_model: str
     judge: str | None
-    explore: bool
+    mixture: float
     group: int
     ranking: bool
     temperature: float
@@ -151,33 +181,43 @@ class _Online(NamedTuple):
 
     def online(self, scorer: Scorer) -> Learner:
         """The learner, for a scorer."""
-        reference = self.sampler(self.context.model.language(), 1)
+        own = 1 if self.mixture else self.group
         return algorithms.online_preference(
             self.learner,
-            sampler=self.sampler(self.network, 1 if self.explore else self.group),
+            sampler=self.sampler(self.network, own),
             scorer=scorer,
             samples_per_prompt=self.group,
             extremes=not self.ranking,
-            reference_sampler=reference if self.explore else None,
+            opponent=self.opponent() if self.mixture else None,
+            wins=judges.bradley_terry_wins
+            if self.judge is None
+            else judges.judged_wins,
         )
 
-    def sampler(self, network: Network, samples: int) -> rollout.Sampler:
+    def opponent(self) -> algorithms.Opponent:
+        """Draws the second response: from the reference, or from a mixture with it."""
+        plain = self.context.model.language()
+        if self.mixture == 1.0:
+            alone = self.sampler(plain, 1)
+            return lambda policy, reference, *rest: alone(reference, *rest)
+        mixed = rollout.geometric_mixture(self.network, plain, self.mixture)
+        draw = self.sampler(mixed, 1, self.mixture)
+
+        def sample(policy: Params, reference: Params | None, *rest: Any) -> Any:
+            return draw({"policy": policy, "reference": reference}, *rest)
+
+        return sample
+
+    def sampler(
+        self, network: Network, samples: int, mixture: float = 0.0
+    ) -> rollout.Sampler:
         """Draws responses to the task's prompts."""
-        task = self.context.task
-        draw = self.context.compiled(
-            "sampler",
-            (self.temperature, samples, repr(network.config), False),
-            lambda: rollout.sampler(
-                network,
-                max_length=task.response_length,
-                stop_tokens=task.stop_tokens,
-                pad_token=task.tokenizer.pad_token,
-                temperature=self.temperature,
-                samples_per_prompt=samples,
-            ),
-        )
-        return (
-            worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw
+        return sampling.sampler(
+            self.context,
+            network,
+            temperature=self.temperature,
+            samples=samples,
+            made_of=(mixture,),
         )
 
     def scorer(self) -> Scorer:
@@ -233,18 +273,14 @@ class _Online(NamedTuple):
 
     def start(self) -> tuple[Params, Params]:
         """Frozen and trainable variables before the first step."""
-        context = self.context
-        variables = context.policy(self.policy, f"config.{self.name}.policy")
-        key = context.init_key(self.name)
-        full = networks.initialize_from(self.network, variables, key=key)
-        return models.trainable(full, context.model.lora)
+        return weights.start(
+            self.context, self.name, "policy", self.policy, self.network
+        )
 
     def load(self) -> Params:
         """The trained policy as plain variables."""
-        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
-        merged = forward.merged(base, tuned)
-        return networks.merge_lora(merged, self.network.config)
+        return weights.trained(self.context, self.name, "policy", self.network, base)
 
     def describe(self) -> dict[str, Any]:
         """Shapes and arithmetic for `check`."""

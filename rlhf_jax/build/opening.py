@@ -27,7 +27,10 @@ from rlhf_jax.types import Network, Params, Scorer
 REWARD = "reward.json"
 """Beside the weights of an exported reward model: the bias that a score gets."""
 
-MODELS = ("sft", "rm", "average", "ppo", "preference", "online_preference")
+MODELS = (
+    *("sft", "ppo", "preference", "online_preference"),
+    *("rm", "odin", "attributes", "average"),
+)
 """Kinds of stage that train a model."""
 
 

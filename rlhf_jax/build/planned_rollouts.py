@@ -90,14 +90,14 @@ def online_preference(stage: Any, context: Any) -> Plan:
         tokens=stage.batch_size * kept * length,
         model_flops=4 * once,
     )
-    sampler = stage.sampler(stage.network, 1 if stage.explore else group)
+    sampler = stage.sampler(stage.network, 1 if stage.mixture else group)
     programs = [
         sampling(
             context,
             sampler,
             {**base, **state.params["policy"]},
             stage.batch_size,
-            1 if stage.explore else group,
+            1 if stage.mixture else group,
             beside=(_other_than_policy(state), reference, scorers),
         ),
         *scores(context, scorers, drawn, beside=(state, reference, base)),

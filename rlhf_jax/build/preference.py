@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +18,10 @@ from rlhf_jax.build import (
     preference_cache,
     preference_data,
     preference_evaluation,
+    preference_terms,
 )
 from rlhf_jax.build.context import Context, Stage
-from rlhf_jax.build.preference_data import Source
+from rlhf_jax.build.preference_data import Loaded, Source
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses import preference as methods
@@ -35,11 +36,17 @@ def preference(name: str, section: Section, context: Context) -> Stage:
     sub-section of its `weight` and hyper-parameters (left out: the method's own).
     """
     steps, microbatches = section.int("steps", 1), section.int("microbatches", 1)
-    names = names_of(section)
+    names = preference_terms.names_of(section)
     needs = preference_scoring.needs(names)
+    if needs.samples:
+        raise UserError(
+            f"{section.path}: {', '.join(needs.samples)} learns from the policy's own"
+            " samples; use a section of kind online_preference"
+            " (experiments/online_dpo.py)"
+        )
     loss = losses.combine(
         reduction=losses.sequence_mean,
-        **{term: term_of(section, term) for term in names},
+        **{term: preference_terms.term_of(section, term) for term in names},
     )
     reference = section.optional("reference", section.str)
     if needs.reference and reference is None:
@@ -109,50 +116,6 @@ def _check_data(path: str, stage: _Preference) -> None:
         )
 
 
-def names_of(section: Section) -> tuple[str, ...]:
-    """The methods of `loss` or `terms`; sub-sections of others are passed over."""
-    single, several = section.optional("loss", section.str), section.names("terms")
-    if (single is None) == (not several):
-        raise UserError(
-            f"{section.path}: give either loss, the name of one method, or terms, a"
-            f" tuple of several; loss is {single!r} and terms {several!r}"
-        )
-    names = several or (single,)
-    key = "terms" if several else "loss"
-    for name in names:
-        Section({key: name}, section.path).choice(key, methods.METHODS)
-    for other in section.keys():
-        if other in methods.METHODS and other not in names:
-            _options(section.section(other), other)
-    return tuple(str(name) for name in names)
-
-
-def term_of(section: Section, name: str) -> losses.Term:
-    """One weighted term, with the hyper-parameters of its sub-section."""
-    if not section.has(name):
-        return methods.term(name)
-    own = section.section(name)
-    options = _options(own, name)
-    try:
-        return methods.term(name, **options)
-    except UserError as error:
-        raise UserError(f"{own.path}: {error}") from error
-
-
-def _options(own: Section, name: str) -> dict[str, Any]:
-    """Weight and numbers of a method; every key is one of its own."""
-    known = list(inspect.signature(methods.METHODS[name].make).parameters)
-    options: dict[str, Any] = {}
-    for key in own.keys():
-        if key == "weight":
-            options[key] = parts.schedule_or_number(own, key)
-            continue
-        if key not in known:
-            Section({"key": key}, own.path).choice("key", [*known, "weight"])
-        options[key] = own.float(key)
-    return options
-
-
 class _Preference(NamedTuple):
     """What the section says, and what was built from it."""
 
@@ -183,10 +146,10 @@ class _Preference(NamedTuple):
             logging.info("left out: %s", "; ".join(stream.skipped[:3]))
         count = len(training.dataset.records) - len(stream.skipped)
         logging.info("%d examples; left out: %s", count, dropped)
-        batches, reference = self.with_reference(stream, training.dataset, "train")
+        batches, reference = self.with_fields(stream, training, "train")
         base, trainable = self.start()
         frozen = algorithms.PreferenceFrozen(base, reference)
-        evaluate = self.evaluation(frozen, heldout and heldout.dataset)
+        evaluate = self.evaluation(frozen, heldout)
         state = self.context.train(
             self.name,
             self.learner,
@@ -223,10 +186,21 @@ class _Preference(NamedTuple):
         )
         return models.trainable(full, context.model.lora)
 
+    def with_fields(
+        self, stream: Any, loaded: Loaded, split: str
+    ) -> tuple[Any, Params | None]:
+        """(batches, reference variables): cached log-probs need no variables."""
+        if self.needs.wins:
+            assert loaded.wins is not None
+            key = {"wins": hashlib.sha256(loaded.wins.tobytes()).hexdigest()}
+            table = {"win_probability": loaded.wins}
+            stream = preference_cache.WithFields(stream, table, key)
+        return self.with_reference(stream, loaded.dataset, split)
+
     def with_reference(
         self, stream: Any, dataset: data.Dataset, split: str
     ) -> tuple[Any, Params | None]:
-        """(batches, reference variables): cached log-probs need no variables."""
+        """As `with_fields`, for the reference alone."""
         if self.reference is None:
             return stream, None
         context = self.context
@@ -254,16 +228,16 @@ class _Preference(NamedTuple):
                 len(dataset.records),
             ),
         )
-        return preference_cache.WithReference(stream, table, key), None
+        return preference_cache.WithFields(stream, table, {"reference": key}), None
 
     def evaluation(
-        self, frozen: algorithms.PreferenceFrozen, heldout: data.Dataset | None
+        self, frozen: algorithms.PreferenceFrozen, heldout: Loaded | None
     ) -> loop.Evaluate | None:
         """Held-out accuracy, margin and losses, where something is held out."""
         if heldout is None:
             return None
-        rows = self.stream(heldout, shuffle=False, remainder="pad")
-        batches = list(self.with_reference(rows, heldout, "heldout")[0].epoch())
+        rows = self.stream(heldout.dataset, shuffle=False, remainder="pad")
+        batches = list(self.with_fields(rows, heldout, "heldout")[0].epoch())
         return preference_evaluation.evaluation(
             self.measured, frozen, batches, labels=self.needs.batch == "labels"
         )

@@ -108,13 +108,13 @@ def collect(
     return found
 
 
-class WithReference(NamedTuple):
-    """A stream whose batches bring the reference log-probs of their rows along.
+class WithFields(NamedTuple):
+    """A stream whose batches bring further fields of their rows along.
 
     Attributes:
       stream: `data.Stream` of comparisons.
       table: arrays [N K] by field of the batch, row = `example_id`.
-      key: fingerprint of the cache.
+      key: what the arrays hang on, in plain values.
     """
 
     stream: Any
@@ -123,8 +123,8 @@ class WithReference(NamedTuple):
 
     @property
     def fingerprint(self) -> Any:
-        """Of the data and of the reference model."""
-        return {"stream": self.stream.fingerprint, "reference": dict(self.key)}
+        """Of the data and of what the fields were made from."""
+        return {"stream": self.stream.fingerprint, **self.key}
 
     def batch(self, step: int) -> ComparisonBatch:
         """The batch of a step."""

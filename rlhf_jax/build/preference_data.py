@@ -6,10 +6,12 @@ import collections
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from rlhf_jax import data
 from rlhf_jax.build import label
 from rlhf_jax.build.context import Context
-from rlhf_jax.data.feedback import Feedback, plain, views
+from rlhf_jax.data.feedback import Feedback, plain, shares, views
 from rlhf_jax.data.fields import FieldError, Text
 from rlhf_jax.data.records import Ranking
 from rlhf_jax.errors import UserError
@@ -40,10 +42,12 @@ class Source(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A data set of a method, and what was left out of it by reason."""
+    """A data set of a method, what was left out of it by reason, and of pairs the
+    chances float32[N 2] that the responses win (`feedback.shares`)."""
 
     dataset: data.Dataset
     dropped: dict[str, int]
+    wins: np.ndarray | None
 
 
 def load(context: Context, source: Source, split: str) -> Loaded | None:
@@ -67,7 +71,16 @@ def load(context: Context, source: Source, split: str) -> Loaded | None:
             f"{name} has no {source.batch} to learn from (left out: {reasons});"
             f" choose a loss that learns from what there is{_advice(source)}"
         )
-    return Loaded(view.dataset(name), dict(dropped))
+    wins = None if source.batch != "pairs" else _wins(found, view, source.attribute)
+    return Loaded(view.dataset(name), dict(dropped), wins)
+
+
+def _wins(
+    found: Iterable[Feedback], view: views.View, attribute: str | None
+) -> np.ndarray:
+    won = shares.win_shares(found, attribute=attribute)
+    rows = [[won[r.prompt, text] for text in r.responses] for r in view.records]
+    return np.asarray(rows, np.float32)
 
 
 def _advice(source: Source) -> str:

@@ -45,6 +45,7 @@ def online(learning_rate: float, **changes: Any) -> ConfigDict:
         reward_model="rm",
         judge=config_dict.placeholder(str),
         exploration=0.0,
+        mixture=0.0,
         loss=config_dict.placeholder(str),
         terms=("dpo",),
         steps=100,

@@ -22,7 +22,10 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
     "pretraining": ("init",),
     "sft": ("init",),
     "label": ("policy",),
+    "best_of_n": ("policy",),
     "rm": ("init",),
+    "odin": ("init",),
+    "attributes": ("init",),
     "ppo": ("policy", "reference"),
     "preference": ("policy", "reference"),
     "online_preference": ("policy", "reference"),
@@ -30,6 +33,12 @@ POLICIES: Mapping[str, tuple[str, ...]] = {
     "exact": ("policy", "reference"),
 }
 """Keys of each kind of stage that name a policy of an earlier stage, or `init`."""
+
+RANKED = ("rm", "odin")
+"""Kinds of stage that make a reward model of rankings."""
+
+WRITING = ("label", "best_of_n")
+"""Kinds of stage that write rankings."""
 
 SAMPLING = ("ppo", "online_preference", "table")
 """Kinds of stage that sample and score."""
@@ -51,10 +60,10 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     rewards = [other for other in context.rewards if other != name]
     policies = [p for p in context.policies if p not in (name, *context.rewards)]
     for key in POLICIES.get(kind, ()):
-        known = [*policies, *(rewards if kind == "rm" else ())]
+        known = [*policies, *(rewards if kind in (*RANKED, "attributes") else ())]
         if settings[key] is not None or kind != "preference" or key != "reference":
             _model(f"{path}.{key}", settings[key], known, "policy")
-    if kind in ("rm", "preference"):
+    if kind in (*RANKED, "preference"):
         for source in settings["data"].split(","):
             _known(f"{path}.data", source, _labels(name, plain), "labels")
     if kind == "average":
@@ -64,6 +73,8 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
             _known(f"{path}.members", member, rewards, "reward model")
     if kind == "ppo":
         _check_ppo(path, settings, context)
+    if kind == "best_of_n":
+        _check_scorer(path, settings["reward_model"], context, rewards)
     if kind in ("table", "online_preference") and context.user_scorer is None:
         _check_scorer(path, settings["reward_model"], context, rewards)
     if kind in SAMPLING and context.gold_source != "task":
@@ -72,7 +83,7 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
         _scorer("config.eval_scorers", scorer, rewards)
     _check_counts(path, kind, settings, context)
     _check_task(path, kind, settings, context)
-    if kind == "rm" and settings["data"] != "task":
+    if kind in RANKED and settings["data"] != "task":
         _check_labels(path, settings, plain, context)
     if kind == "ppo" and context.dump_step >= settings["steps"]:
         raise UserError(
@@ -127,10 +138,10 @@ def _scorer(path: str, source: str, known: Sequence[str]) -> None:
 
 
 def _labels(name: str, plain: Mapping[str, Any]) -> list[str]:
-    """Labelling stages before this one, and the task's own labels."""
+    """Stages before this one that write rankings, and the task's own labels."""
     stages = list(plain["stages"])
     before = stages[: stages.index(name)]
-    return ["task", *(one for one in before if plain[one].get("kind") == "label")]
+    return ["task", *(one for one in before if plain[one].get("kind") in WRITING)]
 
 
 def _check_task(
@@ -144,7 +155,7 @@ def _check_task(
             " give config.task.rankings and leave the stage out of config.stages"
         )
     given = task.rankings or (kind == "preference" and task.feedback)
-    if kind in ("rm", "preference") and settings["data"] == "task" and not given:
+    if kind in (*RANKED, "preference") and settings["data"] == "task" and not given:
         raise UserError(
             f"{path}.data='task': the task has no rankings; name a file in"
             " config.task.rankings, or a stage of kind label"
@@ -159,10 +170,10 @@ def _check_lengths(kind: str, settings: Mapping[str, Any], task: Task) -> None:
     if kind == "sft" or settings.get("normalize") == "demonstrations":
         read += [(task.demonstrations, task.encoder.sequence)]
         read += [(task.heldout_demonstrations, task.encoder.sequence)]
-    if kind == "rm" and settings["data"] == "task":
+    if kind in RANKED and settings["data"] == "task":
         read += [(task.rankings, task.encoder.ranking)]
         read += [(task.heldout_rankings, task.encoder.ranking)]
-    if kind in ("label", *SAMPLING):
+    if kind in (*WRITING, *SAMPLING):
 
         def prompt(record: Any) -> Any:
             return task.encoder.prompt(record.prompt, record.id)
@@ -196,7 +207,7 @@ def _check_counts(
     rows = None if settings.get("packed", True) else context.task.demonstrations
     asked: dict[str, Any] = {
         "sft": {"batch_size": rows} if rows is not None else {},
-        "label": {"prompts": training, "heldout": heldout},
+        **dict.fromkeys(WRITING, {"prompts": training, "heldout": heldout}),
         "ppo": {"eval_prompts": heldout, "batch_size": training},
         "online_preference": {"eval_prompts": heldout, "batch_size": training},
         "table": {"prompts": heldout},

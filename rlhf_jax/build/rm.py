@@ -9,21 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import algorithms, data, metrics, networks, rollout, stats
-from rlhf_jax.algorithms import forward
-from rlhf_jax.build import label, models, normalization, parts, planned
+from rlhf_jax import algorithms, data, networks, rng, rollout
+from rlhf_jax.algorithms import forward, several_heads
+from rlhf_jax.build import label, models, normalization, parts, planned, rm_measures
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.optimizers import final_params
-from rlhf_jax.training import checkpoint, loop
-from rlhf_jax.types import (
-    Learner,
-    Network,
-    Params,
-    RankingBatch,
-    Scorer,
-    TrainState,
-)
+from rlhf_jax.training import checkpoint
+from rlhf_jax.types import Array, Learner, Network, Params, Scorer
 
 HALVES = {"all": slice(None), "first": slice(0, None, 2), "second": slice(1, None, 2)}
 
@@ -42,7 +35,7 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
         microbatches=microbatches,
     )
     learner = context.learner("rm", section, made)
-    stage = _RewardModel(
+    stage = RewardModel(
         name=name,
         source=section.str("init"),
         data=section.str("data"),
@@ -55,12 +48,74 @@ def reward_model(name: str, section: Section, context: Context) -> Stage:
         network=network,
         learner=learner,
     )
-    context.rewards[name] = stage.scorer
-    context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe, stage.plan)
+    return registered(stage)
 
 
-class _RewardModel(NamedTuple):
+def odin(name: str, section: Section, context: Context) -> Stage:
+    """Reads a section of kind `odin`: a quality head beside one that knows the length.
+
+    `length_weight` and `orthogonal_weight` weigh the decorrelation and the overlap of
+    the heads (`losses.odin`). Later stages see the quality head alone.
+    """
+    steps, heads = section.int("steps", 1), HeadsOf(2, several_heads.quality)
+    network = context.model.scalar(adapters=True)
+    made = several_heads.odin_model(
+        network,
+        initial=heads.initial(network, context),
+        optimizer=parts.optimizer(section.section("optimizer"), steps),
+        length_weight=section.float("length_weight", 0.0),
+        orthogonal_weight=section.float("orthogonal_weight", 0.0),
+    )
+    stage = RewardModel(
+        name=name,
+        source=section.str("init"),
+        data=section.str("data"),
+        half=section.choice("half", HALVES),
+        steps=steps,
+        eval_every=section.int("eval_every", 0),
+        batch_size=section.int("batch_size", 2),  # correlations couple the rows
+        normalize=normalization.way(section, context),
+        context=context,
+        network=network,
+        learner=context.learner("odin", section, made),
+        heads=heads,
+    )
+    return registered(stage)
+
+
+def registered(stage: RewardModel) -> Stage:
+    """The stage, whose model later ones find by its name."""
+    stage.context.rewards[stage.name] = stage.scorer
+    stage.context.policies[stage.name] = stage.load
+    return Stage(stage.name, stage.run, stage.describe, stage.plan)
+
+
+class HeadsOf(NamedTuple):
+    """How many heads are trained in the place of the ordinary one (0: that one), and
+    how they become one (`several_heads.single`)."""
+
+    count: int = 0
+    fold: Callable[[Params], Params] = lambda variables: variables
+
+    def added(self, full: Params, trainable: Params, key: Array) -> Params:
+        """The trainable variables with fresh heads of the full ones."""
+        if not self.count:
+            return trainable
+        heads = several_heads.with_heads(full, key, self.count)["heads"]
+        return {**trainable, "heads": heads}
+
+    def initial(self, network: Network, context: Context) -> Callable[[Array], Params]:
+        """`key -> trainable variables`, for a learner."""
+
+        def init(key: Array) -> Params:
+            full = network.init(key)
+            trainable = models.trainable(full, context.model.lora)[1]
+            return self.added(full, trainable, key)
+
+        return init
+
+
+class RewardModel(NamedTuple):
     """What the section says, and what was built from it."""
 
     name: str
@@ -74,6 +129,7 @@ class _RewardModel(NamedTuple):
     context: Context
     network: Network
     learner: Learner
+    heads: HeadsOf = HeadsOf()
 
     def run(self) -> dict[str, Any]:
         """Trains, judges on held-out pairs and measures gain and bias."""
@@ -87,14 +143,13 @@ class _RewardModel(NamedTuple):
             batches=self.stream(training),
             steps=self.steps,
             init_from=lambda: {"reward": trainable},
-            evaluate=accuracy(self.measures.accuracy, base, batches),
+            evaluate=rm_measures.accuracy(self.measures.accuracy, base, batches),
             eval_every=self.eval_every,
         )
         variables = forward.merged(base, final_params(state, "reward"))
         noise = label.noise(self.context, self.data)
-        judged = judge(
-            scores_of(self.measures.scores, variables, batches), heldout, noise
-        )
+        scores = rm_measures.scores_of(self.measures.scores, variables, batches)
+        judged = rm_measures.judge(scores, heldout, noise)
         return judged | self.gain_and_bias(variables, training)
 
     def gain_and_bias(
@@ -104,7 +159,7 @@ class _RewardModel(NamedTuple):
 
         def responses() -> np.ndarray:
             batches = list(self.stream(training, shuffle=False).epoch())
-            return ranked_scores(self.measures.scores, variables, batches)
+            return rm_measures.ranked_scores(self.measures.scores, variables, batches)
 
         return normalization.gain_and_bias(
             self.normalize,
@@ -124,9 +179,12 @@ class _RewardModel(NamedTuple):
         return found.subset(rows, found.name)
 
     @property
-    def measures(self) -> Programs:
+    def measures(self) -> rm_measures.Programs:
         """Compiled measures on held-out rankings."""
-        return self.context.compiled("rm_measures", (), lambda: programs(self.network))
+        fold = self.heads.fold
+        return self.context.compiled(
+            "rm_measures", fold, lambda: rm_measures.programs(self.network, fold)
+        )
 
     def stream(self, found: data.Dataset, **settings: Any) -> Any:
         """Batches of whole rankings."""
@@ -145,14 +203,16 @@ class _RewardModel(NamedTuple):
         full = networks.initialize_from(
             self.network, trunk, key=self.context.init_key(self.name)
         )
-        return models.trainable(full, self.context.model.lora)
+        base, trainable = models.trainable(full, self.context.model.lora)
+        key = rng.named(self.context.init_key(self.name), "heads")
+        return base, self.heads.added(full, trainable, key)
 
     def load(self) -> Params:
-        """The reward model as plain variables."""
+        """The reward model as plain variables, its heads made one."""
         trained = checkpoint.load_weights(self.context.folder(self.name), "reward")
         base = {} if self.context.model.lora is None else self.start()[0]
         merged = forward.merged(base, trained)
-        return networks.merge_lora(merged, self.network.config)
+        return self.heads.fold(networks.merge_lora(merged, self.network.config))
 
     def scorer(self) -> Scorer:
         """The trained model with its gain and bias."""
@@ -194,107 +254,3 @@ class _RewardModel(NamedTuple):
             tokens=rows * length,
             model_flops=3 * planned.forward_flops(self.network.config, rows, length),
         )
-
-
-class Programs(NamedTuple):
-    """Compiled measures: pair accuracy of a batch, raw scores [B K] of a batch."""
-
-    accuracy: Callable[[Params, RankingBatch], Any]
-    scores: Callable[[Params, RankingBatch], Any]
-
-
-def programs(network: Network) -> Programs:
-    """The measures of a reward model."""
-
-    def accuracy(variables: Params, batch: RankingBatch) -> Any:
-        scores = forward.ranking_scores(network, variables, batch)
-        return algorithms.pair_accuracy(scores, batch)
-
-    def scores(variables: Params, batch: RankingBatch) -> Any:
-        return forward.ranking_scores(network, variables, batch)
-
-    return Programs(jax.jit(accuracy), jax.jit(scores))
-
-
-def accuracy(
-    measure: Callable[[Params, RankingBatch], Any],
-    frozen: Params,
-    batches: list[RankingBatch],
-) -> loop.Evaluate:
-    """Accuracy and margin on held-out pairs, ties left out."""
-
-    def evaluate(state: TrainState, step: int) -> loop.Evaluation:
-        del step
-        variables = forward.merged(frozen, final_params(state, "reward"))
-        found = metrics.finish(metrics.merge([measure(variables, b) for b in batches]))
-        return loop.Evaluation(
-            {key.removeprefix("reward_model/"): value for key, value in found.items()}
-        )
-
-    return evaluate
-
-
-def scores_of(
-    score: Callable[[Params, RankingBatch], Any],
-    variables: Params,
-    batches: list[RankingBatch],
-) -> np.ndarray:
-    """Raw scores float[N K] of all rows of some batches."""
-    return np.concatenate([np.asarray(score(variables, batch)) for batch in batches])
-
-
-def ranked_scores(
-    score: Callable[[Params, RankingBatch], Any],
-    variables: Params,
-    batches: list[RankingBatch],
-) -> np.ndarray:
-    """Raw scores float[M] of the responses that have a rank: what fills up a ranking
-    of fewer than K is left out."""
-    ranks = np.concatenate([np.asarray(batch.ranks) for batch in batches])
-    return scores_of(score, variables, batches)[ranks > 0]
-
-
-def judge(
-    scores: np.ndarray, heldout: data.Dataset, noise: float | None
-) -> dict[str, Any]:
-    """Accuracy on held-out pairs with the ceiling that label noise leaves.
-
-    The ceiling is the mean of max(p, 1 - p) over the same pairs, p being the
-    probability sigmoid((gold_i - gold_j) / noise) that the label says i over j. Where
-    the labels carry no noise it is 1; where no gold is known it is left out. Where
-    every ranking ties there is no accuracy.
-
-    Args:
-      scores: [N K], rows as in `heldout`; further rows are padding.
-      heldout: rankings; `extra` may hold `gold` per response and a `cluster` that the
-        interval is clustered by (the ranking itself otherwise).
-      noise: scale of the Gumbel noise of the labels, None where unknown.
-    """
-    right: list[float] = []
-    reachable: list[float] = []
-    clusters: list[str] = []
-    tied = 0
-    for row, record in enumerate(heldout.records):
-        ranks, gold = record.ranks, record.extra.get("gold")  # type: ignore[union-attr]
-        for i, j in np.ndindex(len(ranks), len(ranks)):
-            tied += i < j and ranks[i] == ranks[j]
-            if ranks[i] >= ranks[j]:
-                continue
-            right.append(float(0.5 + 0.5 * np.sign(scores[row, i] - scores[row, j])))
-            clusters.append(record.extra.get("cluster", record.id))
-            if gold is not None and noise:
-                z = abs(gold[i] - gold[j]) / noise
-                reachable.append(float(1 / (1 + np.exp(-z))))
-    result: dict[str, Any] = {"pairs": len(right), "tied_pairs": int(tied)}
-    if right:
-        found = stats.clustered_mean(np.asarray(right), np.asarray(clusters))
-        result |= {
-            "accuracy": found.mean,
-            "accuracy_se": found.se,
-            "accuracy_ci": [found.low, found.high],
-        }
-    if reachable:
-        result["ceiling"] = float(np.mean(reachable))
-    elif noise == 0.0:
-        result["ceiling"] = 1.0
-    return result

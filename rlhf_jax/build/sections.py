@@ -43,8 +43,9 @@ def arith_task(**changes: Any) -> ConfigDict:
 
 def exact(**changes: Any) -> ConfigDict:
     """Total variation of an enumerable policy to its target."""
-    values = dict(policy="ppo", reference="init", target="tilt", beta=0.0, group=None)
-    return _section(dict(kind="exact", **values), changes)
+    values = dict(target="tilt", beta=0.0, group=None, mixture=0.0)
+    who = dict(policy="ppo", reference="init")
+    return _section(dict(kind="exact", **who, **values), changes)
 
 
 def text(**changes: Any) -> dict[str, Any]:
@@ -127,6 +128,13 @@ def label(**changes: Any) -> ConfigDict:
     )
 
 
+def best_of_n(**changes: Any) -> ConfigDict:
+    """The best and the worst of n samples, by a reward model."""
+    values = label(kind="best_of_n", reward_model="rm", best_of=16).to_dict()
+    del values["noise"], values["responses"]
+    return _section(values, changes)
+
+
 def rm(learning_rate: float, **changes: Any) -> ConfigDict:
     """A reward model from rankings."""
     return _section(
@@ -148,6 +156,24 @@ def rm(learning_rate: float, **changes: Any) -> ConfigDict:
         ),
         changes,
     )
+
+
+def odin(learning_rate: float, **changes: Any) -> ConfigDict:
+    """A reward model from rankings, with a head that takes the length away."""
+    values = rm(learning_rate).to_dict()
+    for key in ("microbatches", "head", "reduction", "terms", "plackett_luce"):
+        del values[key]
+    weights = dict(length_weight=1.0, orthogonal_weight=1.0)
+    return _section({**values, "kind": "odin", **weights}, changes)
+
+
+def attributes(learning_rate: float, **changes: Any) -> ConfigDict:
+    """A reward model that rates attributes of a response, from feedback."""
+    values = rm(learning_rate).to_dict()
+    for key in ("data", "half", "head", "reduction", "terms", "plackett_luce"):
+        del values[key]
+    named = dict(init="init", attributes=(), weights=())
+    return _section({**values, "kind": "attributes", **named}, changes)
 
 
 def average(**changes: Any) -> ConfigDict:
@@ -238,14 +264,15 @@ def shrink(config: Any) -> ConfigDict:
         "pretraining": sizes,
         "sft": sizes,
         "rm": sizes,
+        "odin": {k: v for k, v in sizes.items() if k != "microbatches"},
+        "attributes": sizes,
         "preference": sizes,
         "online_preference": {**sizes, "eval_prompts": 8, "shown_samples": 1},
         "label": dict(prompts=16, heldout=8, batch_size=8),
+        "best_of_n": dict(prompts=16, heldout=8, batch_size=8, best_of=3),
         "ppo": {
             **sizes,
-            "minibatches": 1,
-            "eval_prompts": 8,
-            "shown_samples": 1,
+            **dict(minibatches=1, eval_prompts=8, shown_samples=1),
             "term_gradients": dict(every=0),
         },
         "table": dict(prompts=8, best_of=2, samples=2, batch_size=8),
@@ -263,8 +290,8 @@ def listed(section: ConfigDict) -> ConfigDict:
 
 def _section(values: dict[str, Any], changes: dict[str, Any]) -> ConfigDict:
     merged = {**values, **changes}
-    lists = (merged.get(key, ()) for key in ("terms", "rewards", "estimator"))
-    named = {name for names in lists for name in names}
+    lists = ("terms", "rewards", "estimator")
+    named = {name for key in lists for name in merged.get(key, ())}
     return ConfigDict({k: v for k, v in merged.items() if k in named or k not in PARTS})
 
 

@@ -22,7 +22,7 @@ def summarize(context: Context, stages: list[Stage], config: Any) -> None:
         kind = config[stage.name].kind
         if kind in ("table", "pydoc_summary", "exact"):
             summary.update(record["result"])
-        elif kind == "rm" and "reward_model" not in summary:
+        elif kind in ("rm", "odin") and "reward_model" not in summary:
             summary["reward_model"] = record["result"]
         else:
             summary["stages"][stage.name] = record["result"]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_jax import rng, rollout
+from rlhf_jax import rng, rollout, stats
 from rlhf_jax.build import label, ppo_evaluation
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
@@ -72,6 +72,7 @@ class _Table(NamedTuple):
         table = {row: _columns(found.table, scorers) for row, found in rows.items()}
         result = {
             "table": table,
+            "win_rate": wins_over(drawn, aligned, "proxy"),
             "gold_definition": self.gold_definition(),
             "evaluation": {
                 "prompts": self.prompts,
@@ -81,6 +82,7 @@ class _Table(NamedTuple):
         }
         if "gold" in drawn.columns:
             result |= _judged(drawn, aligned, self.base, self.policy, table)
+            result["win_rate_gold"] = wins_over(drawn, aligned, "gold")
         else:
             result["verdict"] = summary.verdict(
                 table, policy=self.policy, baseline=self.base
@@ -122,6 +124,21 @@ class _Table(NamedTuple):
 def _columns(found: Any, scorers: Any) -> dict[str, Any]:
     wanted = dict.fromkeys((*COLUMNS, *scorers))
     return {name: found[name] for name in wanted if name in found}
+
+
+def wins_over(
+    base: rollout.Evaluation, policy: rollout.Evaluation, column: str
+) -> dict[str, Any]:
+    """How often a sample of the policy scores above one of the base, ties one half.
+
+    The mean over all pairs of samples of a prompt, with the error over prompts.
+    """
+    one, other = (
+        x.columns[column].reshape(-1, x.samples_per_prompt) for x in (policy, base)
+    )
+    won = 0.5 + 0.5 * np.sign(one[:, :, None] - other[:, None, :])
+    found = stats.mean(won.mean(axis=(1, 2)), policy.weight)
+    return {"mean": found.mean, "se": found.se, "ci": [found.low, found.high]}
 
 
 def _judged(

@@ -9,7 +9,7 @@ the same response in every batch, so its reference log-prob can be cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from rlhf_jax.data import batching, stream
 from rlhf_jax.data.batching import Example
 from rlhf_jax.data.encode import Encoded, Encoder, Ids, TooLong, join
 from rlhf_jax.data.feedback import checks
-from rlhf_jax.data.feedback.views import LabeledResponse
+from rlhf_jax.data.feedback.views import LabeledResponse, RatedResponse
 from rlhf_jax.data.fields import PromptText, Text
 from rlhf_jax.data.pipeline import Settings
 from rlhf_jax.data.records import Ranking, Record
@@ -60,7 +60,8 @@ def comparison_stream(
     that is too long under the rule `skip` is left out and listed in `skipped`.
 
     Args:
-      dataset: rankings (a pair is a ranking of two), or `LabeledResponse`s (K = 1).
+      dataset: rankings (a pair is a ranking of two), or `LabeledResponse`s or
+        `RatedResponse`s (K = 1).
       encoder: how text becomes ids.
       mismatch: chooses borrowed responses; None makes a stream without them.
       responses: K of the batches; None takes the largest record. Smaller rankings are
@@ -135,7 +136,7 @@ def _items(dataset: Dataset, encoder: Encoder) -> tuple[list[_Item], list[str]]:
     return items, skipped
 
 
-def _item(row: int, record: Record | LabeledResponse, encoder: Encoder) -> _Item:
+def _item(row: int, record: Any, encoder: Encoder) -> _Item:
     prompt, texts, ranks = _parts(record)
     for index, (text, rank) in enumerate(zip(texts, ranks, strict=True)):
         if rank and checks.is_empty(text):
@@ -153,12 +154,14 @@ def _item(row: int, record: Record | LabeledResponse, encoder: Encoder) -> _Item
 
 
 def _parts(
-    record: Record | LabeledResponse,
+    record: Record | LabeledResponse | RatedResponse,
 ) -> tuple[PromptText, tuple[Text, ...], tuple[int, ...]]:
     if isinstance(record, Ranking):
         return record.prompt, record.responses, record.ranks
     if isinstance(record, LabeledResponse):
         return record.prompt, (record.response,), (1 if record.good else 2,)
+    if isinstance(record, RatedResponse):
+        return record.prompt, (record.response,), (1,)
     raise UserError(f"'{record.id}' is a {record.kind}, not a ranking or a label")
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax import metrics, types
+from rlhf_jax.errors import UserError
 from rlhf_jax.losses.combine import Term
 from rlhf_jax.losses.reduction import Support
 
@@ -43,7 +44,7 @@ def tie_parameter(share_of_ties: float) -> float:
       share_of_ties: in [0, 1).
     """
     if not 0 <= share_of_ties < 1:
-        raise ValueError(f"share_of_ties must be in [0, 1), got {share_of_ties}")
+        raise UserError(f"share_of_ties must be in [0, 1), got {share_of_ties}")
     return 2 * share_of_ties / (1 - share_of_ties)
 
 
@@ -60,7 +61,7 @@ def davidson(nu: float | int) -> Term:
       nu: tie parameter; see `tie_parameter`.
     """
     if not 0 <= nu < math.inf:
-        raise ValueError(f"nu must be 0 or more, got {nu}")
+        raise UserError(f"davidson: nu must be 0 or more, got {nu}")
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
         scores = jnp.where(batch.ranks > 0, scores, jnp.zeros((), scores.dtype))

@@ -66,11 +66,11 @@ def empty_cache(
 def repeat_cache(cache: Any, times: int) -> Any:
     """Each row `times` times, neighbours: a prefilled prompt for several responses.
 
-    Any cache will do that is a NamedTuple whose arrays lead with rows, but `index`.
+    Any cache will do whose arrays lead with rows; numbers, such as `index`, stay.
     """
-    rows = cache._replace(index=None)
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), rows)
-    return repeated._replace(index=cache.index)
+    return jax.tree.map(
+        lambda x: jnp.repeat(x, times, axis=0) if jnp.ndim(x) else x, cache
+    )
 
 
 def record(cache: Cache, inputs: ModelInputs) -> Cache:

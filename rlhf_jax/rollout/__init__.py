@@ -11,6 +11,7 @@ from rlhf_jax.rollout.generation import machine as machine
 from rlhf_jax.rollout.generation import prompt_inputs as prompt_inputs
 from rlhf_jax.rollout.logits import check_trainable as check_trainable
 from rlhf_jax.rollout.logits import requires_support as requires_support
+from rlhf_jax.rollout.mixtures import geometric_mixture as geometric_mixture
 from rlhf_jax.rollout.sampler import Sampler as Sampler
 from rlhf_jax.rollout.sampler import sampler as sampler
 from rlhf_jax.rollout.scorers import ensemble as ensemble

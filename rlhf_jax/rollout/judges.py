@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout.text_scorers import Decode, decode_rollout
@@ -53,6 +55,24 @@ def position_bias(
     forth = _asked(judge, prompts, first, second, "judge")
     back = _asked(judge, prompts, second, first, "judge")
     return float(np.mean(forth + back - 1.0))
+
+
+def bradley_terry_wins(scores: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """Chance that each of G responses is preferred to another one of them.
+
+    The mean of `sigmoid(s_i - s_j)` over the others j, so scores must be on the
+    Bradley-Terry scale that the reward model was trained on (no gain). An estimate
+    without bias of P(response > policy); Wu et al. 2024 count the response itself
+    among the others, which draws it towards 1/2.
+    """
+    count = scores.shape[1]
+    beats = jax.nn.sigmoid(scores[:, :, None] - scores[:, None, :])
+    return (jnp.sum(beats, axis=2) - 0.5) / max(count - 1, 1)
+
+
+def judged_wins(scores: Float[Array, "B 2"]) -> Float[Array, "B 2"]:
+    """As they are: `judge_scorer`'s scores are chances already."""
+    return scores
 
 
 def judge_scorer(

@@ -2,7 +2,8 @@
 
 `enumerable` worlds (E64, E32k) have few enough responses to sum over: exact optimum,
 exact KL, and with `fixed_points` the point where each relative of PPO really ends.
-`tabular` networks put them under any learner. `key_lm` and `arith_lm` are small
+`tabular` networks put them under any learner, and `games` lets two policies play for a
+preference. `key_lm` and `arith_lm` are small
 language tasks; `annotators` label with known truth.
 """
 
@@ -12,6 +13,7 @@ from rlhf_jax.worlds import boundaries as boundaries
 from rlhf_jax.worlds import enumerable as enumerable
 from rlhf_jax.worlds import expected as expected
 from rlhf_jax.worlds import fixed_points as fixed_points
+from rlhf_jax.worlds import games as games
 from rlhf_jax.worlds import groups as groups
 from rlhf_jax.worlds import key_lm as key_lm
 from rlhf_jax.worlds import relatives as relatives

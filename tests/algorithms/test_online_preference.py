@@ -12,7 +12,9 @@ from rlhf_jax import algorithms, losses, metrics, networks, rng, rollout
 from rlhf_jax.algorithms import preference_scoring as scoring
 from rlhf_jax.algorithms.online_preference import comparisons
 from rlhf_jax.losses import preference as methods
-from rlhf_jax.types import PromptBatch, Rollout
+from rlhf_jax.rollout import judges
+from rlhf_jax.types import PromptBatch, Rollout, Scorer, Scores
+from rlhf_jax.worlds import enumerable, games, tabular
 
 NETWORK = networks.language_model(
     networks.presets.PRESETS["llama"](
@@ -145,3 +147,99 @@ def test_exploration_lowers_the_log_prob_of_what_the_reference_says():
     state, shown = alone.update(state, frozen, batch)
     assert second(state.params["policy"]) < before
     assert metrics.finish(shown)["loss/exploration"] == pytest.approx(before, rel=1e-5)
+
+
+def test_chances_of_winning_are_among_all_samples():
+    """The best and the worst of three bring what they win against the other two."""
+    found = sampled((5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1))
+    scores = jnp.asarray([[0.0, 2.0, 1.0], [3.0, 1.0, 1.0]])
+    batch, _ = comparisons(found, scores, extremes=True)
+    chances = judges.bradley_terry_wins(scores)
+    expected = [[chances[0, 1], chances[0, 0]], [chances[1, 0], chances[1, 2]]]
+    np.testing.assert_allclose(batch.win_probability, expected)
+    pair, _ = comparisons(
+        sampled((5, 1), (6, 1), (7, 1), (8, 1)),
+        jnp.asarray([[0.9, 0.1], [0.3, 0.7]]),
+        extremes=False,
+        wins=judges.judged_wins,
+    )
+    np.testing.assert_allclose(pair.win_probability, [[0.9, 0.1], [0.3, 0.7]])
+
+
+GAME = games.ROCK_PAPER_SCISSORS
+TAU, MIXTURE = 0.2, 0.25
+
+
+def referee(*, scores_of=GAME):
+    """Scores of neighbors: the chance that a kind beats the other one."""
+
+    def apply(frozen, params, rollout):
+        kind = rollout.tokens[:, 0].reshape(-1, 2) - enumerable.FIRST
+        table = jnp.asarray(scores_of, jnp.float32)
+        forth = table[kind[:, 0], kind[:, 1]]
+        return Scores(jnp.stack([forth, 1.0 - forth], axis=1).reshape(-1))
+
+    return Scorer(lambda: (), apply)
+
+
+def play(mu, steps, rate, mixture=MIXTURE):
+    """Nash-MD by samples in a game of three responses; the policy at its end."""
+    world = enumerable.World(3, 1, np.zeros(3), np.log(mu))
+    network = tabular.policy(world)
+    settings = dict(max_length=1, stop_tokens=(), pad_token=0, temperature=1.0)
+    draw = rollout.sampler(network, **settings)
+    mixed = rollout.sampler(
+        rollout.geometric_mixture(network, network, mixture), **settings
+    )
+    inner = algorithms.preference(
+        network,
+        initial=network.init,
+        loss=losses.combine(
+            reduction=losses.sequence_mean, nash=methods.term("nash_md", beta=TAU)
+        ),
+        optimizer=optax.sgd(optax.linear_schedule(rate, 0.0, steps)),
+        needs=scoring.needs(("nash_md",)),
+        reference=network,
+    )
+
+    def opponent(policy, reference, prompts, key):
+        return mixed({"policy": policy, "reference": reference}, prompts, key)
+
+    online = algorithms.online_preference(
+        inner,
+        sampler=draw,
+        scorer=referee(),
+        opponent=opponent,
+        wins=judges.judged_wins,
+    )
+    prompts = PromptBatch(
+        jnp.full((2048, 1), enumerable.BOS),
+        jnp.ones((2048, 1), bool),
+        jnp.arange(2048),
+        jnp.ones(2048),
+    )
+    start = network.init(rng.root(0))
+    frozen = algorithms.OnlineFrozen(algorithms.PreferenceFrozen({}, start), ())
+    state = online.init(rng.root(3))
+    shown = {}
+    for _ in range(steps):
+        state, shown = online.update(state, frozen, prompts)
+    assert "preference/win_probability" in shown
+    return np.asarray(jax.nn.softmax(tabular.logits(state.params["policy"])[0]))
+
+
+@pytest.mark.identity("C27")
+def test_nash_md_ends_at_the_equilibrium_of_rock_paper_scissors():
+    """Sampled Nash-MD ends within TV 0.02 of uniform, the Nash equilibrium with uniform
+    reference; with another one, of its own fixed point, which in self play is Nash."""
+    fair, off = np.full(3, 1 / 3), np.asarray([0.6, 0.3, 0.1])
+    held = games.nash_md(GAME, off, TAU, MIXTURE)
+    nash = games.nash_md(GAME, off, TAU)
+
+    def distance(one, two):
+        return np.abs(one - two).sum() / 2
+
+    assert distance(play(fair, 60, 1.0), fair) < 0.02
+    assert distance(play(off, 400, 3.0), held) < 0.02
+    assert distance(play(off, 400, 3.0, mixture=0.0), nash) < 0.02
+    assert min(distance(off, nash), distance(held, nash)) > 0.05, "they are apart"

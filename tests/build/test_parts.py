@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data, losses
-from rlhf_jax.build import label, parts, rm
+from rlhf_jax.build import label, parts, rm_measures
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 
@@ -72,7 +72,9 @@ def test_accuracy_and_ceiling_of_held_out_pairs():
         ranks=(2, 2, 1),
         extra={"gold": gold},
     )
-    found = rm.judge(np.array([[0.0, 2.0, 1.0]]), data.in_memory([record]), noise=0.1)
+    found = rm_measures.judge(
+        np.array([[0.0, 2.0, 1.0]]), data.in_memory([record]), noise=0.1
+    )
     assert found["pairs"] == 2 and found["tied_pairs"] == 1
     assert found["accuracy"] == pytest.approx(0.5)
     reach = [1 / (1 + np.exp(-3.0)), 1 / (1 + np.exp(-2.0))]

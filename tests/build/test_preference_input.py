@@ -133,11 +133,19 @@ def test_plain_rows_and_feedback_records_are_told_apart(check):
     assert code == 0, said
 
 
-def test_ids_of_another_tokenizer_are_noticed(check):
-    code, said = check([GOOD, row(responses=[A, {"id": "b", "text": [40, 2]}])])
-    assert code == 2 and "'bad' has token id 40" in said and "another tokenizer" in said
-    code, said = check([{"prompt": "hello", "chosen": "5", "rejected": "6"}])
-    assert code == 2 and "'hello' is not a token id" in said
+def test_ids_of_another_tokenizer_are_counted_and_left_out_on_request(check):
+    rows = [
+        GOOD,
+        row(prompt=[3, 40]),
+        row(id="worse", responses=[A, {**B, "text": [99]}]),
+    ]
+    code, said = check(rows)
+    assert code == 2 and "2 of 3 records have token ids of another tokenizer" in said
+    assert "'bad' has token id 40, and the tokenizer has 16 tokens" in said
+    code, said = check(rows, "--config.task.on_bad_record=skip")
+    assert code == 0
+    code, said = check(rows[1:], "--config.task.on_bad_record=skip")
+    assert code == 2 and "none is left to learn from" in said
 
 
 @pytest.mark.parametrize(
@@ -213,6 +221,14 @@ ONLINE = CONFIG.with_name("online_dpo.py")
         (
             ["--config.online.exploration=1", "--config.online.samples_per_prompt=4"],
             "config.online.exploration compares two responses",
+        ),
+        (
+            ["--config.online.exploration=1", "--config.online.mixture=0.5"],
+            "config.online also asks for another opponent",
+        ),
+        (
+            ["--config.loss=nash_md", "--config.online.temperature=0.7"],
+            "nash_md follows the gradient of the distribution that it samples",
         ),
         (["--config.online.reward_model=nobody"], "config.online.reward_model"),
     ],

@@ -72,6 +72,16 @@ def test_the_pairs_of_a_prompt_weigh_as_much_as_one(context):
     assert len(found.records) == 3, "each would weigh 1 without the division"
 
 
+def test_pairs_bring_the_chances_that_their_responses_win(context):
+    """Of three ranked responses the middle one wins half of its comparisons."""
+    run, source = context(SAMPLED[2:]), Source("label", "pairs", None, True)
+    found = preference_data.load(run, source, "train")
+    assert [x.id for x in found.dataset.records] == ["c/0>1", "c/0>2", "c/1>2"]
+    assert found.wins.tolist() == [[1.0, 0.5], [1.0, 0.0], [0.5, 0.0]]
+    whole = preference_data.load(run, source._replace(batch="rankings"), "train")
+    assert whole.wins is None
+
+
 @pytest.mark.identity("B20")
 def test_a_cache_is_used_once_made_and_refused_when_it_is_stale(tmp_path):
     """Reference log-probs of another model, dtype or data are never used."""
@@ -126,7 +136,7 @@ class Stored:
 
 
 def test_cached_rows_join_the_batch_by_example():
-    found = preference_cache.WithReference(Stored(), ROWS, KEY)
+    found = preference_cache.WithFields(Stored(), ROWS, KEY)
     assert found.batch(0).ref_logprobs.tolist() == [[4, 5], [0, 1], [0, 0]]
     other = found._replace(key={**KEY, "data": "other"})
     assert found.fingerprint != other.fingerprint

@@ -85,7 +85,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one_and_is_exported(
     assert {"accuracy", "margin", "loss", f"loss/{loss}"} <= set(heldout)
 
 
-@pytest.mark.parametrize("loss", ["ipo", "simpo", "orpo", "plackett_luce_dpo"])
+@pytest.mark.parametrize("loss", ["ipo", "simpo", "orpo", "plackett_luce_dpo", "sppo"])
 def test_each_method_trains_on_the_same_file(loss, configured, tmp_path):
     config = configured(loss=loss, **{"preference.steps": "2"})
     assert experiment.run(config, tmp_path / "run") == 0
@@ -137,6 +137,17 @@ def test_rounds_learn_from_the_union_of_their_labels(tiny, tmp_path):
     exporting.export(run / "round-2" / "dpo", tmp_path / "out")
     assert torch.isfinite(logits(tmp_path / "out")).all()
     assert set(digest(run))
+
+
+def test_nash_md_killed_and_continued_ends_the_same(tiny, continued, tmp_path):
+    """It plays against a mixture, which needs the reference and the policy."""
+    stages = {"stages": "sft,online", "online.reward_model": "gold"}
+    expected, found = continued(tiny("nash_md.py:tiny", **stages), "online")
+    assert found == expected
+    rows = map(json.loads, (tmp_path / "killed" / "metrics.jsonl").open())
+    first = next(row for row in rows if row["stage"] == "online")
+    assert first["preference/sample_kl"] == pytest.approx(0.0, abs=1e-5)
+    assert 0 < first["preference/win_probability"] < 1
 
 
 def test_online_learning_killed_and_continued_ends_the_same(tiny, continued):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses
+from rlhf_jax.errors import UserError
 from rlhf_jax.losses import ties
 from rlhf_jax.worlds import annotators
 
@@ -83,5 +84,5 @@ def test_a_row_that_ties_counts_and_pulls_scores_together(ranking):
 
 @pytest.mark.parametrize("nu", [-0.1, np.inf, np.nan])
 def test_a_wrong_tie_parameter_is_refused(nu):
-    with pytest.raises(ValueError, match="nu must be"):
+    with pytest.raises(UserError, match="nu must be"):
         losses.davidson(nu)

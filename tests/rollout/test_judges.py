@@ -89,3 +89,21 @@ def test_a_judge_scores_neighbors():
 def test_a_verdict_that_is_none_is_named(judge, problem):
     with pytest.raises(UserError, match=problem):
         judges.swapped(judge, PROMPTS, ONE, TWO)
+
+
+def test_chances_from_scores_are_means_over_the_others():
+    """Two scores give the Bradley-Terry chance; chances of a group average 1/2."""
+    scores = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
+    pair = judges.bradley_terry_wins(scores[:, :2])
+    gap = np.float64(scores[:, 0]) - np.float64(scores[:, 1])
+    expected = 1 / (1 + np.exp(-gap))
+    np.testing.assert_allclose(pair, np.stack([expected, 1 - expected], 1), rtol=1e-5)
+    found = judges.bradley_terry_wins(scores)
+    s = np.asarray(scores, np.float64)
+    slow = [
+        [np.mean([1 / (1 + np.exp(y[j] - y[i])) for j in range(4) if j != i])
+         for i in range(4)] for y in s
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, slow, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(found, axis=1), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(judges.bradley_terry_wins(scores + 3.0), found, 1e-5)

@@ -31,6 +31,7 @@ from rlhf_jax.data.feedback import (
     dawid_skene,
     oasst,
     reports,
+    shares,
     views,
 )
 from rlhf_jax.data.feedback.files import FeedbackSet, from_rows, read, write
@@ -67,6 +68,7 @@ __all__ = [
     "read",
     "reports",
     "row",
+    "shares",
     "views",
     "write",
 ]

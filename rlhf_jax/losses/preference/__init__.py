@@ -14,7 +14,9 @@ batch               terms                            `Term(..., prepare=...)`
                     length_penalized_dpo rpo f_dpo
                     forward_kl_dpo
                     jensen_shannon_dpo alpha_dpo
-                    nca apo_zero apo_down sppo
+                    nca apo_zero apo_down
+                    sppo_hard
+  with wins         sppo nash_md                     none (`support=everyone`)
   no reference      orpo simpo cpo slic chosen_nll   none
                     aot                              `aot_matching`
                     aot_unpaired                     `aot_unpaired_matching`
@@ -43,6 +45,13 @@ from rlhf_jax.losses.preference.divergences import (
     f_dpo_loss,
     forward_kl,
     jensen_shannon,
+)
+from rlhf_jax.losses.preference.games import (
+    everyone,
+    nash_md,
+    nash_md_loss,
+    nash_md_per_token_loss,
+    sppo,
 )
 from rlhf_jax.losses.preference.lengths import (
     length_penalized_dpo_loss,
@@ -103,7 +112,7 @@ from rlhf_jax.losses.preference.terms import (
     robust,
     rpo,
     rso,
-    sppo,
+    sppo_hard,
 )
 from rlhf_jax.losses.preference.transport import (
     aot,
@@ -161,6 +170,7 @@ __all__ = [
     "discopop_loss",
     "dpo",
     "dpo_loss",
+    "everyone",
     "exo",
     "exo_loss",
     "f_dpo",
@@ -184,6 +194,9 @@ __all__ = [
     "log_odds",
     "method",
     "mismatched",
+    "nash_md",
+    "nash_md_loss",
+    "nash_md_per_token_loss",
     "nca",
     "nca_loss",
     "normalized_dpo",
@@ -210,6 +223,7 @@ __all__ = [
     "slic_loss",
     "split_pairs",
     "sppo",
+    "sppo_hard",
     "sppo_loss",
     "term",
 ]

@@ -41,6 +41,7 @@ class PreferenceBatch(NamedTuple):
       weight: float32[B].
       mismatched_logprobs: float32[B K] or None, see `LabelBatch`: for `kto_pairs`.
       mismatched_ref_logprobs: float32[B K] or None, the same of the reference policy.
+      win_probability: float32[B K] or None, see `ComparisonBatch`: for `games`.
     """
 
     ranks: Array
@@ -51,6 +52,7 @@ class PreferenceBatch(NamedTuple):
     weight: Array
     mismatched_logprobs: Array | None = None
     mismatched_ref_logprobs: Array | None = None
+    win_probability: Array | None = None
 
 
 class LabelBatch(NamedTuple):
@@ -160,18 +162,19 @@ class Pairs(NamedTuple):
 
 def split_pairs(logprobs: Float[Array, "B 2"], batch: PreferenceBatch) -> Pairs:
     """The columns of pairs by role; rows without an order hold finite nonsense."""
-    first = batch.ranks[:, 0] < batch.ranks[:, 1]
-
-    def by_role(columns: Array) -> tuple[Array, Array]:
-        columns = columns.astype(jnp.promote_types(columns.dtype, jnp.float32))
-        one, two = columns[:, 0], columns[:, 1]
-        return jnp.where(first, one, two), jnp.where(first, two, one)
-
     reference = (None, None)
     if batch.ref_logprobs is not None:
-        reference = by_role(jax.lax.stop_gradient(batch.ref_logprobs))
-    lengths = by_role(jnp.maximum(batch.lengths, 1))
-    return Pairs(*by_role(logprobs), *reference, *lengths)
+        reference = by_role(jax.lax.stop_gradient(batch.ref_logprobs), batch.ranks)
+    lengths = by_role(jnp.maximum(batch.lengths, 1), batch.ranks)
+    return Pairs(*by_role(logprobs, batch.ranks), *reference, *lengths)
+
+
+def by_role(columns: Array, ranks: Array) -> tuple[Array, Array]:
+    """(chosen, rejected) float[B] of columns [B 2], at least float32."""
+    first = ranks[:, 0] < ranks[:, 1]
+    columns = columns.astype(jnp.promote_types(columns.dtype, jnp.float32))
+    one, two = columns[:, 0], columns[:, 1]
+    return jnp.where(first, one, two), jnp.where(first, two, one)
 
 
 def ordered(logprobs: Array, ranks: Array, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses.combine import LossTerm, Schedule, Term
 from rlhf_jax.losses.preference import (
+    games,
     rankings,
     reference_free,
     terms,
@@ -17,6 +18,8 @@ from rlhf_jax.losses.preference import (
     unpaired,
     unpairing,
 )
+from rlhf_jax.losses.preference.games import everyone
+from rlhf_jax.losses.reduction import support
 
 
 class Method(NamedTuple):
@@ -30,6 +33,8 @@ class Method(NamedTuple):
       before: fields of the batch that must be scored with the parameters before the
         update, because the preparation reads them.
       prepare: `prepare(options) -> Term.prepare`, or None.
+      wins: it reads `win_probability`, and learns from ties.
+      samples: the first response must be a fresh sample of the policy.
     """
 
     make: Callable[..., LossTerm]
@@ -37,6 +42,8 @@ class Method(NamedTuple):
     reference: bool = True
     before: tuple[str, ...] = ()
     prepare: Callable[[dict[str, Any]], Any] | None = None
+    wins: bool = False
+    samples: bool = False
 
 
 _BEFORE = ("policy_logprobs",)
@@ -66,7 +73,9 @@ METHODS: dict[str, Method] = {
     "nca": Method(terms.nca),
     "apo_zero": Method(terms.apo_zero),
     "apo_down": Method(terms.apo_down),
-    "sppo": Method(terms.sppo),
+    "sppo": Method(games.sppo, wins=True),
+    "sppo_hard": Method(terms.sppo_hard),
+    "nash_md": Method(games.nash_md, wins=True, samples=True),
     "orpo": Method(reference_free.orpo, reference=False),
     "simpo": Method(reference_free.simpo, reference=False),
     "cpo": Method(reference_free.cpo, reference=False),
@@ -142,4 +151,9 @@ def term(name: str, *, weight: float | Schedule = 1.0, **options: Any) -> Term:
                 + (", ".join(known) or "none")
             )
     prepare = None if found.prepare is None else found.prepare(options)
-    return Term(found.make(**options), weight=weight, prepare=prepare)
+    return Term(
+        found.make(**options),
+        weight=weight,
+        prepare=prepare,
+        support=everyone if found.wins else support,
+    )

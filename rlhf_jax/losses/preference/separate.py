@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax.losses.preference.batches import positive
-
 
 def nca_loss(
     policy_chosen: Float[Array, "B"],
@@ -72,20 +70,23 @@ def sppo_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
+    chosen_wins: float | Float[Array, "B"] = 1.0,
+    rejected_wins: float | Float[Array, "B"] = 0.0,
     beta: float = 1e-3,
-    win_probability: float | Float[Array, "B"] = 1.0,
 ) -> Float[Array, "B"]:
-    """SPPO, `(h_w - (P - 1/2)/beta)^2 + (h_l + (P - 1/2)/beta)^2`.
+    """SPPO, `(h_w - (P_w - 1/2) / beta)^2 + (h_l - (P_l - 1/2) / beta)^2`.
 
-    Wu et al. 2024 (eq. 4.7), eta = 1/beta; the reference is the policy of the last
-    round, the constant-sum game's own opponent. `P = 1` is the hard form (TRL's
-    `sppo_hard`).
+    Wu et al. 2024 (arXiv:2405.00675, eq. 4.7), eta = 1/beta; the reference is the
+    policy of the last round, the constant-sum game's own opponent. `P_w = 1, P_l = 0`
+    is the hard form (TRL's `sppo_hard`).
 
     Args:
-      win_probability: P(chosen beats the opponent), a judge's estimate; the rejected
-        response is taken to win with 1 - P.
+      policy_chosen: as in `pairwise`, like the next three.
+      chosen_wins: P_w, chance that the chosen response is preferred to a response of
+        the reference: a judge's or a reward model's estimate, or a share of labels.
+      rejected_wins: P_l, the same of the rejected one.
+      beta: 1/eta; large eta learns slowly.
     """
-    target = (win_probability - 0.5) / positive("beta", beta)
-    chosen = policy_chosen - ref_chosen - target
-    rejected = policy_rejected - ref_rejected + target
+    chosen = policy_chosen - ref_chosen - (chosen_wins - 0.5) / beta
+    rejected = policy_rejected - ref_rejected - (rejected_wins - 0.5) / beta
     return jnp.square(chosen) + jnp.square(rejected)

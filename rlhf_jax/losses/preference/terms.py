@@ -35,7 +35,7 @@ from rlhf_jax.losses.preference.reference_free import nll_per_token
 Array = jax.Array
 
 
-def _scaled(beta: float) -> Callable[[Pairs], tuple[Array, Array]]:
+def scaled(beta: float) -> Callable[[Pairs], tuple[Array, Array]]:
     """Implicit rewards `beta h`."""
 
     def rewards(pairs: Pairs) -> tuple[Array, Array]:
@@ -49,7 +49,7 @@ def dpo(beta: float = 0.1) -> LossTerm:
     """Direct preference optimization, `pairwise.dpo_loss`."""
     positive("beta", beta)
     return pair_term(
-        "dpo", lambda p: pairwise.dpo_loss(*p.logprobs, beta=beta), _scaled(beta)
+        "dpo", lambda p: pairwise.dpo_loss(*p.logprobs, beta=beta), scaled(beta)
     )
 
 
@@ -60,7 +60,7 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
     return pair_term(
         "cdpo",
         lambda p: pairwise.cdpo_loss(*p.logprobs, beta=beta, label_smoothing=e),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -71,7 +71,7 @@ def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
     return pair_term(
         "robust",
         lambda p: pairwise.robust_loss(*p.logprobs, beta=beta, label_smoothing=e),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -79,7 +79,7 @@ def ipo(tau: float = 0.1) -> LossTerm:
     """Identity preference optimization, `pairwise.ipo_loss`; rewards are `tau h`."""
     positive("tau", tau)
     return pair_term(
-        "ipo", lambda p: pairwise.ipo_loss(*p.logprobs, tau=tau), _scaled(tau)
+        "ipo", lambda p: pairwise.ipo_loss(*p.logprobs, tau=tau), scaled(tau)
     )
 
 
@@ -98,7 +98,7 @@ def hinge(beta: float = 0.1) -> LossTerm:
     """Margin loss on log-ratios, `pairwise.hinge_loss`."""
     positive("beta", beta)
     return pair_term(
-        "hinge", lambda p: pairwise.hinge_loss(*p.logprobs, beta=beta), _scaled(beta)
+        "hinge", lambda p: pairwise.hinge_loss(*p.logprobs, beta=beta), scaled(beta)
     )
 
 
@@ -106,7 +106,7 @@ def rso(gamma: float = 0.05) -> LossTerm:
     """RSO's hinge-norm, `pairwise.rso_loss`; rewards are `gamma h`."""
     positive("gamma", gamma)
     return pair_term(
-        "rso", lambda p: pairwise.rso_loss(*p.logprobs, gamma=gamma), _scaled(gamma)
+        "rso", lambda p: pairwise.rso_loss(*p.logprobs, gamma=gamma), scaled(gamma)
     )
 
 
@@ -117,7 +117,7 @@ def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> LossTerm:
     return pair_term(
         "exo",
         lambda p: pairwise.exo_loss(*p.logprobs, beta=beta, label_smoothing=e),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -128,7 +128,7 @@ def discopop(beta: float = 0.05, tau: float = 0.05) -> LossTerm:
     return pair_term(
         "discopop",
         lambda p: pairwise.discopop_loss(*p.logprobs, beta=beta, tau=tau),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -150,7 +150,7 @@ def length_penalized_dpo(beta: float = 0.1, alpha: float = 0.01) -> LossTerm:
         lambda p: lengths.length_penalized_dpo_loss(
             *p.logprobs, *p.lengths, beta=beta, alpha=alpha
         ),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -162,7 +162,7 @@ def rpo(beta: float = 0.1, alpha: float = 1.0) -> LossTerm:
         lambda p: lengths.rpo_loss(
             *p.logprobs, p.chosen_lengths, beta=beta, alpha=alpha
         ),
-        _scaled(beta),
+        scaled(beta),
         nll_per_token,
     )
 
@@ -203,7 +203,7 @@ def nca(beta: float = 0.1) -> LossTerm:
     """Pairwise NCA, `separate.nca_loss`."""
     positive("beta", beta)
     return pair_term(
-        "nca", lambda p: separate.nca_loss(*p.logprobs, beta=beta), _scaled(beta)
+        "nca", lambda p: separate.nca_loss(*p.logprobs, beta=beta), scaled(beta)
     )
 
 
@@ -213,7 +213,7 @@ def apo_zero(beta: float = 0.1) -> LossTerm:
     return pair_term(
         "apo_zero",
         lambda p: separate.apo_zero_loss(*p.logprobs, beta=beta),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
@@ -223,19 +223,17 @@ def apo_down(beta: float = 0.1) -> LossTerm:
     return pair_term(
         "apo_down",
         lambda p: separate.apo_down_loss(*p.logprobs, beta=beta),
-        _scaled(beta),
+        scaled(beta),
     )
 
 
-def sppo(beta: float = 1e-3, win_probability: float = 1.0) -> LossTerm:
-    """SPPO, `separate.sppo_loss`."""
+def sppo_hard(beta: float = 1e-3) -> LossTerm:
+    """SPPO that takes the chosen response to win always, the rejected one never."""
     positive("beta", beta)
     return pair_term(
-        "sppo",
-        lambda p: separate.sppo_loss(
-            *p.logprobs, beta=beta, win_probability=win_probability
-        ),
-        _scaled(beta),
+        "sppo_hard",
+        lambda p: separate.sppo_loss(*p.logprobs, beta=beta),
+        scaled(beta),
     )
 
 

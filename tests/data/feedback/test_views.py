@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_jax.data import feedback
-from rlhf_jax.data.feedback import views
+from rlhf_jax.data.feedback import shares, views
 
 RESPONSES = [{"id": x, "text": f"text {x}"} for x in "abcd"]
 
@@ -166,3 +166,24 @@ def test_demonstrations():
     assert view.dropped == {
         "best response: several share the place": 1, "record: nothing to imitate": 1,
     }  # fmt: skip
+
+
+def test_win_shares_count_all_comparisons_of_a_prompt():
+    """Annotators, rankings and ties together; other prompts apart."""
+    said = [
+        make("one", ranking=[["a"], ["b"], ["c"]]),
+        make("two", ranking=[["b"], ["a"]]),
+        make("three", ranking=[["a", "b"]]),
+        feedback.parse({**feedback.row(make("four", ranking=[["c"], ["a"]])),
+                        "prompt": "q"}, ""),
+    ]  # fmt: skip
+    assert shares.win_shares(said) == {
+        ("p", "text a"): (1 + 1 + 0 + 0.5) / 4,
+        ("p", "text b"): (0 + 1 + 1 + 0.5) / 4,
+        ("p", "text c"): 0.0,
+        ("q", "text c"): 1.0,
+        ("q", "text a"): 0.0,
+    }
+    rated = make(ratings=[rating("a", 5), rating("b", 2), rating("c", 2)])
+    found = shares.win_shares([rated], attribute="overall")
+    assert [found["p", f"text {x}"] for x in "abc"] == [1.0, 0.25, 0.25]

@@ -30,6 +30,7 @@ def preferences():
             weight=draw.uniform(0.5, 2.0, len(ranks)).astype(dtype),
             mismatched_logprobs=policy[::-1],
             mismatched_ref_logprobs=(policy[::-1] - drift).astype(dtype),
+            win_probability=draw.random(ranks.shape).astype(dtype),
         )
         return _device((preference.PreferenceOutputs(policy), batch))
 

@@ -135,7 +135,7 @@ NUMPY = {
         (pw - rw - 0.5 / BETA) ** 2 + (pl - rl + 0.5 / BETA) ** 2
     ),
     "sppo_soft": lambda pw, pl, rw, rl, lw, ll: (
-        (pw - rw - 0.2 / BETA) ** 2 + (pl - rl + 0.2 / BETA) ** 2
+        (pw - rw - 0.2 / BETA) ** 2 + (pl - rl + 0.1 / BETA) ** 2
     ),
     "orpo": lambda pw, pl, rw, rl, lw, ll: (
         -pw / lw
@@ -165,6 +165,7 @@ NUMPY = {
 }  # fmt: skip
 
 p = preference
+WINS = {"chosen_wins": 0.7, "rejected_wins": 0.4}
 OURS = {
     "dpo": (p.dpo_loss, "pair", {"beta": BETA}),
     "cdpo": (p.cdpo_loss, "pair", {"beta": BETA, "label_smoothing": E}),
@@ -195,7 +196,7 @@ OURS = {
     "apo_zero": (p.apo_zero_loss, "pair", {"beta": BETA}),
     "apo_down": (p.apo_down_loss, "pair", {"beta": BETA}),
     "sppo": (p.sppo_loss, "pair", {"beta": BETA}),
-    "sppo_soft": (p.sppo_loss, "pair", {"beta": BETA, "win_probability": 0.7}),
+    "sppo_soft": (p.sppo_loss, "pair", {"beta": BETA, **WINS}),
     "orpo": (p.orpo_loss, "free", {"lam": ALPHA}),
     "simpo": (p.simpo_loss, "free", {"beta": 2.0, "gamma": GAMMA}),
     "simpo_smoothed": (
@@ -242,6 +243,7 @@ def test_every_loss_is_in_these_tables():
     """A new loss must bring its oracle."""
     functions = {loss for loss, _, _ in OURS.values()}
     unpaired = {"kto_loss", "bco_loss", "plackett_luce_dpo_loss"}
+    unpaired |= {"nash_md_loss", "nash_md_per_token_loss"}
     exported = {name for name in p.__all__ if name.endswith("_loss")} - unpaired
     assert {f.__name__ for f in functions} == exported
     assert set(NUMPY) == set(OURS)
@@ -399,6 +401,51 @@ def test_kto_and_bco_equal_numpy_and_trl():
     np.testing.assert_allclose(
         listed, torch.cat((chosen, rejected)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_nash_md_equals_numpy_and_trl():
+    """TRL's loss and gradient per token; ours is the same for responses of a token."""
+    draw = np.random.default_rng(5)
+    policy, reference = -draw.gamma(1.0, 1.0, (2, 7, 4))
+    mask, wins = draw.random((7, 4)) < 0.7, draw.random(7)
+
+    def trl(policy, reference, wins):
+        score = (wins - 0.5) * policy.sum(1)
+        ratio = (policy - reference).detach()
+        return BETA * (ratio * policy).sum(1) - score
+
+    tokens = torch.tensor(np.where(mask, policy, 0.0)).requires_grad_()
+    rest = torch.tensor(np.where(mask, reference, 0.0)), torch.tensor(wins)
+    expected = trl(tokens, *rest)
+    slope = torch.autograd.grad(expected.sum(), tokens)[0]
+    policy, reference, wins = (
+        jnp.asarray(x, jnp.float32)
+        for x in (np.where(mask, policy, np.nan), np.where(mask, reference, 9.0), wins)
+    )
+
+    def ours(policy, mask):
+        values = p.nash_md_per_token_loss(
+            policy, reference[:, : mask.shape[1]], mask, wins, beta=BETA
+        )
+        return jnp.sum(values), values
+
+    both = jax.jit(jax.value_and_grad(ours, has_aux=True))
+    (_, values), gradient = both(policy, jnp.asarray(mask))
+    np.testing.assert_allclose(values, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
+    slope = np.where(mask, slope.numpy(), 0.0)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-6)
+
+    one, other = jnp.where(jnp.asarray(mask), policy, -1.0)[:, 0], reference[:, 0]
+    alone = jnp.ones((7, 1), bool)
+    (_, values), gradient = both(one[:, None], alone)
+    plain = jax.value_and_grad(
+        lambda x: jnp.sum(p.nash_md_loss(x, other, wins, beta=BETA))
+    )
+    value, slope = plain(one)
+    np.testing.assert_allclose(value, jnp.sum(values), rtol=1e-5)
+    np.testing.assert_allclose(slope, gradient[:, 0], rtol=1e-5)
+    pull = BETA * (np.float64(one) - np.float64(other)) - (np.float64(wins) - 0.5)
+    np.testing.assert_allclose(slope, pull, rtol=1e-5, atol=1e-6)
 
 
 def test_plackett_luce_dpo_equals_one_choice_after_the_other():

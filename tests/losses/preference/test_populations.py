@@ -214,7 +214,7 @@ def test_rock_paper_scissors_has_no_reward_but_an_equilibrium(x64):
         def objective(logits):
             logprobs = jax.nn.log_softmax(logits)
             # The paper's half is the winner's; the other one is constant here.
-            loss = p.sppo_loss(logprobs, ref, ref, ref, beta=1.0, win_probability=win)
+            loss = p.sppo_loss(logprobs, ref, ref, ref, beta=1.0, chosen_wins=win)
             return jnp.sum(policy * loss)
 
         return jax.grad(objective)(ref)
@@ -228,3 +228,23 @@ def test_rock_paper_scissors_has_no_reward_but_an_equilibrium(x64):
         policy = policy / policy.sum()
         distances.append(total_variation(policy, uniform))
     assert distances[-1] > distances[0]
+
+
+def test_kto_has_no_optimum_of_its_own_where_people_disagree(x64):
+    """A response liked with chance q: KTO's expected loss is monotone in its log-ratio,
+    down for q > 1/2 and up below, at any beta; DPO's has its minimum at logit(q)."""
+    ratio = jnp.linspace(-30.0, 30.0, 601)
+    zero, yes = jnp.zeros_like(ratio), jnp.ones(601, bool)
+    for q, beta in itertools.product((0.2, 0.45, 0.55, 0.9), (0.1, 1.0)):
+        likes, dislikes = (
+            p.kto_loss(ratio, zero, side, jnp.zeros(()), beta=beta)
+            for side in (yes, ~yes)
+        )
+        slope = np.diff(q * likes + (1 - q) * dislikes)
+        assert np.all(slope * np.sign(0.5 - q) > 0)
+        first, second = (
+            p.dpo_loss(*gap, zero, zero, beta=beta)
+            for gap in ((ratio, zero), (zero, ratio))
+        )
+        best = ratio[jnp.argmin(q * first + (1 - q) * second)]
+        assert best * beta == pytest.approx(np.log(q / (1 - q)), abs=0.1)

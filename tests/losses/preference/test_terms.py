@@ -34,7 +34,9 @@ TERMS = {
     "nca": losses.Term(p.nca()),
     "apo_zero": losses.Term(p.apo_zero()),
     "apo_down": losses.Term(p.apo_down()),
-    "sppo": losses.Term(p.sppo(beta=0.1)),
+    "sppo": losses.Term(p.sppo(beta=0.1), support=p.everyone),
+    "sppo_hard": losses.Term(p.sppo_hard(beta=0.1)),
+    "nash_md": losses.Term(p.nash_md(), support=p.everyone),
     "orpo": losses.Term(p.orpo()),
     "simpo": losses.Term(p.simpo()),
     "cpo": losses.Term(p.cpo()),
@@ -50,6 +52,7 @@ TERMS = {
     "kto_pairs": losses.Term(p.kto_pairs(), prepare=p.pairs_reference_point),
     "bco_pairs": losses.Term(p.bco_pairs(), prepare=p.pairs_running_mean()),
 }
+WINS = ("sppo", "nash_md")
 COUPLED = ("aot", "aot_unpaired", "kto", "bco", "kto_pairs", "bco_pairs")
 
 
@@ -61,7 +64,8 @@ def test_every_exported_term_is_in_the_family():
         "alpha_divergence", "aot_matching", "aot_unpaired_matching", "forward_kl",
         "jensen_shannon", "log_odds", "mismatched", "pair_term", "reference_point",
         "running_mean", "sequence_logprobs",
-        "labels_of_pairs", "pairs_reference_point", "pairs_running_mean", "split_pairs",
+        "everyone", "labels_of_pairs", "pairs_reference_point", "pairs_running_mean",
+        "split_pairs",
     }  # fmt: skip
     found = {name for name in p.__all__ if not name.endswith("_loss")}
     assert found == others | set(TERMS) | {
@@ -77,6 +81,8 @@ def test_methods_by_name():
     for name, method in p.METHODS.items():
         assert method.make is getattr(p, name)
         assert method.reference == (name not in FREE)
+        assert method.wins == (name in WINS)
+        assert (p.term(name).support is p.everyone) == (name in WINS)
         assert (method.prepare is not None) == bool(method.before) == (name in COUPLED)
         term = p.term(name, weight=0.5)
         assert term.weight == 0.5 and (term.prepare is None) == (name not in COUPLED)
@@ -183,7 +189,8 @@ def test_preparing_each_part_by_itself_is_not_the_same(name, case, rows):
 def test_rows_outside_of_the_support_have_no_influence(name, case):
     """Garbage in tied pairs, absent responses and padding rows changes nothing."""
     outputs, batch = case(name)
-    mask = np.asarray(losses.support(batch).mask)
+    mask = np.asarray(TERMS[name].support(batch).mask)
+    assert mask.sum() > losses.support(batch).mask.sum() or name not in WINS
     ranks = None if name in ("kto", "bco") else np.asarray(batch.ranks)
     keep = mask if ranks is None else mask[:, None] & (ranks > 0)
 
@@ -250,6 +257,25 @@ def test_coupled_terms_say_what_they_need(name, case):
     missing = "mismatched_logprobs" if "kto" in name else "policy_logprobs"
     with pytest.raises(UserError, match=missing):
         loss.prepare(batch._replace(**{missing: None}), loss.init())
+
+
+@pytest.mark.parametrize("name", WINS)
+def test_methods_of_chances_say_that_they_need_some(name, case):
+    outputs, batch = case(name)
+    with pytest.raises(UserError, match=f"{name} learns from win probabilities"):
+        accumulate(name, 1, outputs, batch._replace(win_probability=None))
+
+
+def test_sppo_takes_the_chances_by_role(preferences):
+    """Column order does not matter, and hard chances are `sppo_hard`."""
+    outputs, batch = preferences(0, [[1, 2], [2, 1]])
+    hard = batch._replace(win_probability=jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
+    found, _ = p.sppo(beta=0.1)(outputs, hard)
+    np.testing.assert_allclose(found, p.sppo_hard(beta=0.1)(outputs, hard)[0])
+    one = outputs.logprobs - batch.ref_logprobs
+    soft, _ = p.sppo(beta=0.1)(outputs, batch)
+    expected = jnp.sum((one - (batch.win_probability - 0.5) / 0.1) ** 2, axis=1)
+    np.testing.assert_allclose(soft, expected, rtol=1e-6)
 
 
 def test_pairs_only():
