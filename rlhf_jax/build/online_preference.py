@@ -189,9 +189,7 @@ class _Online(NamedTuple):
             samples_per_prompt=self.group,
             extremes=not self.ranking,
             opponent=self.opponent() if self.mixture else None,
-            wins=judges.bradley_terry_wins
-            if self.judge is None
-            else judges.judged_wins,
+            wins=judges.judged_wins if self.judge else judges.bradley_terry_wins,
         )
 
     def opponent(self) -> algorithms.Opponent:
@@ -202,11 +200,9 @@ class _Online(NamedTuple):
             return lambda policy, reference, *rest: alone(reference, *rest)
         mixed = rollout.geometric_mixture(self.network, plain, self.mixture)
         draw = self.sampler(mixed, 1, self.mixture)
-
-        def sample(policy: Params, reference: Params | None, *rest: Any) -> Any:
-            return draw({"policy": policy, "reference": reference}, *rest)
-
-        return sample
+        return lambda policy, reference, *rest: draw(
+            {"policy": policy, "reference": reference}, *rest
+        )
 
     def sampler(
         self, network: Network, samples: int, mixture: float = 0.0

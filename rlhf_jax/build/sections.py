@@ -163,8 +163,8 @@ def odin(learning_rate: float, **changes: Any) -> ConfigDict:
     values = rm(learning_rate).to_dict()
     for key in ("microbatches", "head", "reduction", "terms", "plackett_luce"):
         del values[key]
-    weights = dict(length_weight=1.0, orthogonal_weight=1.0)
-    return _section({**values, "kind": "odin", **weights}, changes)
+    values |= dict(kind="odin", length_weight=1.0, orthogonal_weight=1.0)
+    return _section(values, changes)
 
 
 def attributes(learning_rate: float, **changes: Any) -> ConfigDict:
@@ -172,8 +172,8 @@ def attributes(learning_rate: float, **changes: Any) -> ConfigDict:
     values = rm(learning_rate).to_dict()
     for key in ("data", "half", "head", "reduction", "terms", "plackett_luce"):
         del values[key]
-    named = dict(init="init", attributes=(), weights=())
-    return _section({**values, "kind": "attributes", **named}, changes)
+    values |= dict(kind="attributes", init="init", attributes=(), weights=())
+    return _section(values, changes)
 
 
 def average(**changes: Any) -> ConfigDict:
