@@ -37,11 +37,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class System(NamedTuple):
-    """What is timed: a worker script, its environment's folder, what it can do."""
+    """What is timed: a worker script, its environment's folder, what it can do, and at
+    which sizes."""
 
     script: str
     environment: str | None
     kinds: tuple[str, ...]
+    sizes: tuple[str, ...] = tuple(SIZES)
 
     @property
     def python(self) -> pathlib.Path:
@@ -54,10 +56,11 @@ class System(NamedTuple):
 SYSTEMS = {
     "rlhf_jax": System("ours.py", None, ("ppo", "sample", "update")),
     "trl": System("trl_ppo.py", ".venv-trl", ("ppo",)),
-    "tunix": System("tunix_ppo.py", ".venv-tunix", ("ppo",)),
+    # At medium Tunix would take longer than all others together.
+    "tunix": System("tunix_ppo.py", ".venv-tunix", ("ppo",), ("tiny", "small")),
     "transformers": System("transformers_generate.py", ".venv-trl", ("sample",)),
 }
-ROUNDS = {"tiny": 20, "small": 10, "medium": 5}
+ROUNDS = {"tiny": 20, "small": 6, "medium": 3}
 WARMUP = 2
 """Repetitions that compile, and one more; they are not kept."""
 
@@ -179,7 +182,11 @@ def benchmark(options: argparse.Namespace) -> dict:
     save(options.out, found)
     for size in sizes:
         for kind in ("ppo", "sample", "update"):
-            able = {n: s for n, s in systems.items() if kind in s.kinds}
+            able = {
+                name: system
+                for name, system in systems.items()
+                if kind in system.kinds and size in system.sizes
+            }
             if able:
                 rounds = options.rounds or ROUNDS[size]
                 found["results"] += measure(size, kind, able, rounds)
