@@ -146,6 +146,8 @@ def test_ids_of_another_tokenizer_are_counted_and_left_out_on_request(check):
     assert code == 0
     code, said = check(rows[1:], "--config.task.on_bad_record=skip")
     assert code == 2 and "none is left to learn from" in said
+    code, said = check([{"prompt": "hello", "chosen": "5", "rejected": "6"}])
+    assert code == 2 and "'hello' is not a token id" in said
 
 
 @pytest.mark.parametrize(
