@@ -100,6 +100,15 @@ def barrier() -> None:
         client().wait_at_barrier(f"rlhf_jax/barrier/{next(_NUMBERS)}", FOREVER)
 
 
+def agreed_to_end(question: int) -> bool:
+    """Whether this is where all processes end, after a SIGTERM to any of them.
+
+    Args:
+      question: 1, 2, ...: how often this has been asked. The answer is yes once.
+    """
+    return multihost_utils.reached_preemption_sync_point(question)
+
+
 def fetch(tree: Any) -> Any:
     """Arrays on the host, as NumPy; of a global array every process gets all of it.
 

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from rlhf_jax import sharding
@@ -108,6 +109,39 @@ class Placement(NamedTuple):
         if not self.spread:
             return jax.device_put(tree)
         return jax.device_put(tree, self.rows(tree))
+
+    def here(self, rows: int) -> np.ndarray:
+        """Rows of a batch that the devices of this process hold, ascending."""
+        where = self._row_sharding(jax.ShapeDtypeStruct((rows,), np.int32))
+        held = np.zeros(rows, bool)
+        for index in where.addressable_devices_indices_map((rows,)).values():
+            held[index] = True
+        return np.flatnonzero(held)
+
+    def gathered(self, tree: Any, rows: Any) -> Any:
+        """A batch on the devices, of which every process has read its rows alone.
+
+        Args:
+          tree: on the host, leaves [len(here(rows)), ...].
+          rows: of the whole batch; one number for each part of the tree.
+        """
+        return jax.tree.map(
+            lambda count, part: jax.tree.map(lambda x: self._gathered(x, count), part),
+            rows,
+            tree,
+        )
+
+    def _gathered(self, leaf: np.ndarray, rows: int) -> Array:
+        shape = (rows, *leaf.shape[1:])
+        where = self._row_sharding(jax.ShapeDtypeStruct(shape, leaf.dtype))
+        held = self.here(rows)
+
+        def part(index: Any) -> np.ndarray:
+            begin, end, _ = index[0].indices(rows)
+            first = np.searchsorted(held, begin)
+            return leaf[first : first + end - begin][(slice(None), *index[1:])]
+
+        return jax.make_array_from_callback(shape, where, part)
 
     @property
     def row_shards(self) -> int:

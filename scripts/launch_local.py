@@ -14,6 +14,7 @@ them. When one is killed, or stops answering, the others are ended and the exit 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import socket
@@ -58,6 +59,12 @@ def environment(index: int, count: int, port: int, devices: int) -> dict[str, st
     }
 
 
+def end_with_parent() -> None:
+    """Has a process killed when the launcher is: nobody would end it (Linux)."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 def start(command: Sequence[str], count: int, devices: int) -> list[Child]:
     """Starts the processes; they do not see the signals of this terminal."""
     port = free_port()
@@ -70,6 +77,7 @@ def start(command: Sequence[str], count: int, devices: int) -> list[Child]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
         )
         ends = (process.stdout, sys.stdout), (process.stderr, sys.stderr)
         pipes = tuple(

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -70,11 +71,11 @@ def wait_for(path, process):
 
 
 def ended(pid):
+    """Whether a process is gone, or waits for its parent to notice."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return True
-    return False
 
 
 def test_output_and_success(launched):
@@ -124,6 +125,16 @@ def test_a_process_that_goes_on_in_time_is_left_alone(launched):
     for index in range(2):
         (here / f"go-{index}").write_text("0")
     assert process.wait(timeout=30) == 0
+
+
+def test_processes_do_not_outlive_a_killed_launcher(launched):
+    process, pids, _ = launched()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while not all(map(ended, pids)):
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

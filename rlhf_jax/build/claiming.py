@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_jax import hosts
 from rlhf_jax.build import context as contexts
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks.huggingface import read_json
@@ -26,6 +27,8 @@ def claim(
 ) -> None:
     """Makes the folder and writes `config.json`, or refuses and changes nothing.
 
+    Of several processes the first one does, and all look whether they can go on there.
+
     Args:
       workdir: the folder.
       config: of this run, plain.
@@ -38,6 +41,20 @@ def claim(
     """
     plain = json.loads(json.dumps(config, default=str))
     check_folder(workdir)
+    hosts.done(lambda: _claim(workdir, plain, settings, settings_of))
+    if hosts.count() > 1 and not (workdir / "config.json").is_file():
+        raise UserError(
+            f"--workdir={workdir}: process {hosts.index()} does not see what process 0"
+            " has written there; name a folder that all of them share"
+        )
+
+
+def _claim(
+    workdir: Path,
+    plain: Mapping[str, Any],
+    settings: Settings,
+    settings_of: Callable[[Mapping[str, Any], tuple[str, ...]], Settings],
+) -> None:
     path = workdir / "config.json"
     if path.exists():
         _check_same(workdir, read_json(path), plain, settings, settings_of)

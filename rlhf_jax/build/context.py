@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import algorithms, data, rng
-from rlhf_jax.build import aggregates, elsewhere, models, planned, programs
+from rlhf_jax import algorithms, data, hosts, rng
+from rlhf_jax.build import aggregates, elsewhere, models, planned, programs, sharing
 from rlhf_jax.build.models import Model
 from rlhf_jax.build.programs import Programs
 from rlhf_jax.build.section import Section
@@ -190,7 +190,7 @@ class Context(NamedTuple):
         learner: Learner,
         *,
         frozen: Any,
-        batches: loop.Batches,
+        batches: Any,
         steps: int,
         init_from: Any = None,
         evaluate: loop.Evaluate | None = None,
@@ -199,6 +199,7 @@ class Context(NamedTuple):
     ) -> TrainState:
         """Runs `training.train` with what every stage of this run has in common."""
         key = rng.named(rng.root(self.seeds.sampling if seed is None else seed), stage)
+        batches, place = sharing.shares(batches, self.placement)
         return loop.train(
             learner,
             stage=stage,
@@ -216,9 +217,9 @@ class Context(NamedTuple):
             writers=tuple(self.writers),
             stop=self.stop,
             init_from=init_from,
-            progress=self.progress,
+            progress=self.progress and hosts.first(),
             shardings=self.placement.shardings if self.placement.spread else None,
-            place_batch=self.placement.batch,
+            place_batch=place,
         )
 
     def prompts(self, dataset: data.Dataset, count: int | None = None) -> PromptBatch:
@@ -256,7 +257,7 @@ def finish(context: Context, stage: str, result: dict[str, Any], began: float) -
         "settings": dict(context.settings[stage]),
         "result": result,
     }
-    write_json(context.folder(stage) / "done.json", record)
+    hosts.done(lambda: write_json(context.folder(stage) / "done.json", record))
 
 
 def result_of(context: Context, stage: str) -> dict[str, Any] | None:
@@ -265,7 +266,7 @@ def result_of(context: Context, stage: str) -> dict[str, Any] | None:
     Raises:
       UserError: it was done under other settings that change numbers.
     """
-    return finished(context.folder(stage), context.settings[stage])
+    return hosts.told(lambda: finished(context.folder(stage), context.settings[stage]))
 
 
 def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from rlhf_jax import __version__, algorithms, rng, rollout
+from rlhf_jax import __version__, algorithms, hosts, rng, rollout
 from rlhf_jax.build import (
     claiming,
     defaults,
@@ -216,7 +216,7 @@ def run(config: Any, workdir: Path) -> int:
       UserError: bad input, or a workdir that holds another experiment.
     """
     code = execute(config, workdir)
-    if code != 0:
+    if code != 0 or not hosts.first():
         return code
     if config.logging.report:
         from rlhf_jax.studies import report
@@ -253,7 +253,8 @@ def execute(
         claiming.claim(workdir, config.to_dict(), context.settings, _settings)
         for name, source in (shared or {}).items():
             claiming.link(source, workdir / name)
-        context.writers.extend(_open_writers(config, workdir))
+        if hosts.first():
+            context.writers.extend(_open_writers(config, workdir))
         try:
             for stage in stages:
                 if only is not None and stage.name not in only:
@@ -264,7 +265,7 @@ def execute(
                     with context.placement.active():
                         result = stage.run()
                     contexts.finish(context, stage.name, result, began)
-                summarizing.summarize(context, stages, config)
+                hosts.done(lambda: summarizing.summarize(context, stages, config))
         except Preempted as stopped:
             logging.info("%s; the same command continues", stopped)
             return PREEMPTED

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import data, rng, rollout
+from rlhf_jax import data, hosts, rng, rollout
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.task_type import Task
@@ -120,9 +120,10 @@ def _felt(
     responses: int,
 ) -> Felt:
     """Gold, and gold with a taste for length and with noise."""
-    scores = np.asarray(gold.apply(gold.init(), None, found).sequence, np.float64)
-    scores = scores.reshape(-1, responses)
-    longer = bias * np.asarray(found.mask, np.float64).sum(axis=1).reshape(scores.shape)
+    judged = gold.apply(gold.init(), None, found).sequence
+    scores, mask = hosts.fetch((judged, found.mask))
+    scores = np.asarray(scores, np.float64).reshape(-1, responses)
+    longer = bias * np.asarray(mask, np.float64).sum(axis=1).reshape(scores.shape)
     return Felt(scores, scores + longer + scale * noise_of.gumbel(size=scores.shape))
 
 
@@ -131,7 +132,7 @@ def ranked(
 ) -> list[dict[str, Any]]:
     """JSON rows of kind `ranking`, token ids as they were sampled."""
     scores, felt = judged
-    host = jax.device_get(found)
+    host = hosts.fetch(found)
     rows = []
     for row in range(scores.shape[0]):
         first = row * responses
@@ -167,7 +168,11 @@ def dense_ranks(felt: np.ndarray) -> list[int]:
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes JSON lines in one piece."""
+    """Writes JSON lines in one piece; of several processes the first one does."""
+    hosts.done(lambda: _write_lines(path, rows))
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -18,6 +18,8 @@ _FAILED, _GONE = "rlhf_jax/failed", "rlhf_jax/gone"
 _GRACE = 3.0
 """Seconds in which processes that fail alike do so."""
 _LEAVING = threading.Event()
+_ONCE = threading.Lock()
+"""Taken by the thread that ends this process, and never given back."""
 
 
 def joined() -> bool:
@@ -39,12 +41,13 @@ def leave(code: int, line: str) -> NoReturn:
     from rlhf_jax import hosts
 
     _LEAVING.set()
+    _ONCE.acquire()
     with contextlib.suppress(Exception):  # a coordinator that is gone
         told = json.dumps([code, line])
         hosts.client().key_value_set(f"{_FAILED}/{hosts.index()}", told)
         if not hosts.first():
             with contextlib.suppress(Exception):
-                wait = int(_GRACE * 1000)
+                wait = int(10 * _GRACE * 1000)  # it answers as soon as it listens
                 same = hosts.client().blocking_key_value_get(f"{_FAILED}/0", wait)
                 line = "" if same == told else line
     if line:
@@ -95,8 +98,19 @@ def _listen() -> None:
             return
         if failed:
             if not _LEAVING.wait(_GRACE):  # it may fail in the same way by itself
-                _exit(json.loads(failed[0][1])[0])
+                _ONCE.acquire()
+                _follow(json.loads(failed[0][1])[0])
             return
+
+
+def _follow(code: int) -> NoReturn:
+    """Leaves without a word; the one that failed waits to hear so from the first."""
+    from rlhf_jax import hosts
+
+    if hosts.first():
+        with contextlib.suppress(Exception):
+            hosts.client().key_value_set(f"{_FAILED}/0", json.dumps([code, ""]))
+    _exit(code)
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlhf_jax import data, rewards
+from rlhf_jax import data, hosts, rewards
 from rlhf_jax.build.context import Context
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
@@ -88,5 +88,7 @@ def demonstrated(
     found = []
     for batch in stream.epoch():
         real = np.asarray(batch.example_id)[:, 0] >= 0  # the others fill the batch
-        found.append(np.asarray(score(variables, batch.inputs), np.float64)[real])
+        found.append(
+            np.asarray(hosts.fetch(score(variables, batch.inputs)), np.float64)[real]
+        )
     return np.concatenate(found)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rlhf_jax import networks, rng, sharding
+from rlhf_jax import hosts, networks, rng, sharding
 from rlhf_jax.build.enumerable_task import TabularModel
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
@@ -29,7 +29,7 @@ def placement(
       section: of the config.
       model: what the networks of the run are made of.
       devices: of the mesh, such as those of a topology that is not here; None = all
-        of this process group. With every axis at 1, the first one.
+        of all processes. One process with every axis at 1 takes the first one.
 
     Raises:
       UserError: a mesh that the devices do not make, a rule that names nothing, a
@@ -38,7 +38,7 @@ def placement(
     sizes = {axis: section.int(axis, -1) for axis in sharding.AXES}
     slices, changes = section.int("slices", 1), section.names("rules")
     found = list(jax.devices() if devices is None else devices)
-    if all(size == 1 for size in sizes.values()):
+    if all(size == 1 for size in sizes.values()) and hosts.count() == 1:
         found = found[:1]
     mesh = sharding.mesh(**sizes, slices=slices, devices=found)
     rules = {**sharding.RULES, **_changes(section, changes)}

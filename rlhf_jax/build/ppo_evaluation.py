@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import algorithms, rng, rollout
+from rlhf_jax import algorithms, hosts, rng, rollout
 from rlhf_jax.algorithms import forward
 from rlhf_jax.build import aggregates, alarming, tracing
 from rlhf_jax.build.context import Context
@@ -84,8 +84,9 @@ class Evaluator(NamedTuple):
         held_out = {column: entry["mean"] for column, entry in found.table.items()}
         held_out |= {f"{column}_se": e["se"] for column, e in found.table.items()}
         held_out |= alarming.repetition([row["response"] for row in found.records])
-        held_out |= alarming.levels(
-            self.context.folder(self.stage), step, held_out, self.context.eval_scorers
+        folder, measured = self.context.folder(self.stage), dict(held_out)
+        held_out |= hosts.told(
+            lambda: alarming.levels(folder, step, measured, self.context.eval_scorers)
         )
         rows = [
             self._row(step, record)
@@ -118,10 +119,10 @@ class Evaluator(NamedTuple):
         prompts = jax.tree.map(lambda x: x[rows], prompts)
         mixed = self.batches.batch(0).pretraining
         batch = algorithms.PPOBatch(prompts, mixed)
-        found = self.built.explain(state, self.frozen, batch)
+        found = hosts.fetch(self.built.explain(state, self.frozen, batch))
         sampled = found.experience.rollout
         texts = rollout.decode_rollout(sampled, task.tokenizer.decode)
-        scores = jax.device_get(found.experience.trajectory.scores)
+        scores = found.experience.trajectory.scores
         shown = range(min(numbers.shown_samples, count))
         return [
             schema.sample_row(

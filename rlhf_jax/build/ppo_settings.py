@@ -170,6 +170,17 @@ class Batches(NamedTuple):
         mixed = self.pretraining
         return [self.prompts.fingerprint, mixed.fingerprint if mixed else None]
 
+    @property
+    def rows(self) -> Any:
+        """Rows of both parts of a batch, over all processes."""
+        mixed = self.pretraining.rows if self.pretraining else None
+        return algorithms.PPOBatch(self.prompts.rows, mixed)
+
+    def shared(self, rows: data.Rows) -> Batches:
+        """See `data.Stream.shared`."""
+        mixed = self.pretraining.shared(rows) if self.pretraining else None
+        return Batches(self.prompts.shared(rows), mixed)
+
     def batch(self, step: int) -> algorithms.PPOBatch:
         """Batch of an iteration."""
         mixed = self.pretraining.batch(step) if self.pretraining else None

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from rlhf_jax import data, hosts
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import ComparisonBatch, Params
 
@@ -24,7 +25,7 @@ def fingerprint(variables: Params) -> str:
     """A hash of names, shapes, types and bytes of all arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(hosts.fetch(leaf))
         name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n"
         digest.update(name.encode())
         digest.update(array.tobytes())
@@ -48,10 +49,15 @@ def cached(
         cannot be read.
     """
     plain = json.loads(json.dumps(key, default=str))
-    if path.is_file():
+    if hosts.told(path.is_file):
         return _read(path, plain)
     logging.info("computing %s", path)
     found = dict(compute())
+    hosts.done(lambda: _write(path, plain, found))
+    return found
+
+
+def _write(path: Path, plain: Any, found: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -59,7 +65,6 @@ def cached(
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-    return found
 
 
 def _read(path: Path, key: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -101,7 +106,7 @@ def collect(
     for batch in batches:
         rows = np.asarray(batch.example_id)
         real = rows >= 0
-        for name, values in score(batch).items():
+        for name, values in hosts.fetch(dict(score(batch))).items():
             values = np.asarray(values, np.float32)
             empty = np.full((records, values.shape[1]), np.nan, np.float32)
             found.setdefault(name, empty)[rows[real]] = values[real]
@@ -133,6 +138,15 @@ class WithFields(NamedTuple):
     def epoch(self) -> Iterable[ComparisonBatch]:
         """The batches of one epoch."""
         return map(self._filled, self.stream.epoch())
+
+    @property
+    def rows(self) -> int:
+        """Rows in a batch, over all processes."""
+        return self.stream.rows
+
+    def shared(self, rows: data.Rows) -> WithReference:
+        """See `data.Stream.shared`."""
+        return self._replace(stream=self.stream.shared(rows))
 
     def position(self, step: int) -> Mapping[str, Any]:
         """Where the data stands before a step."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import algorithms, metrics
+from rlhf_jax import algorithms, hosts, metrics
 from rlhf_jax.algorithms import forward
 from rlhf_jax.algorithms.preference_scoring import HeldOutMeasure
 from rlhf_jax.optimizers import final_params
@@ -47,7 +47,7 @@ def evaluation(
         shown = metrics.finish(metrics.merge([one.metrics for one in found]))
         shown = {key.removeprefix("preference/"): value for key, value in shown.items()}
         if labels:
-            gains = np.concatenate([np.asarray(one.gains)[:, 0] for one in found])
+            gains = np.concatenate([hosts.fetch(one.gains)[:, 0] for one in found])
             ranks = np.concatenate([np.asarray(batch.ranks)[:, 0] for batch in batches])
             shown |= label_measures(gains, ranks)
             shown["margin"] = shown["chosen_reward"] - shown["rejected_reward"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import algorithms, data, metrics, stats
+from rlhf_jax import algorithms, data, hosts, metrics, stats
 from rlhf_jax.algorithms import forward
 from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import loop
@@ -60,7 +60,7 @@ def scores_of(
     batches: list[RankingBatch],
 ) -> np.ndarray:
     """Raw scores float[N K] of all rows of some batches."""
-    return np.concatenate([np.asarray(score(variables, batch)) for batch in batches])
+    return np.concatenate([hosts.fetch(score(variables, batch)) for batch in batches])
 
 
 def ranked_scores(

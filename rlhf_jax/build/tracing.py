@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlhf_jax import algorithms, losses, metrics
+from rlhf_jax import algorithms, hosts, losses, metrics
 from rlhf_jax.algorithms import experience
 from rlhf_jax.studies import schema
 from rlhf_jax.types import Learner, Metrics, TrainState
@@ -71,9 +71,14 @@ def dump(
         arrays |= {f"term/{name}": value, f"term_gradient_norm/{name}": norm}
     reported = metrics.finish(found.metrics)
     arrays |= {f"metric/{name}": value for name, value in reported.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez(file, **jax.device_get(arrays))
+    host = hosts.fetch(arrays)
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez(file, **host)
+
+    hosts.done(write)
 
 
 def _term(
@@ -118,16 +123,17 @@ def dumping(
 
 def token_rows(found: algorithms.Explained, row: int, decode: Any) -> list[Any]:
     """One response token by token: reward, KL, value, advantage, ratio."""
-    trajectory = jax.device_get(found.experience.trajectory)
-    tokens = np.asarray(found.experience.rollout.tokens)[row]
+    found = hosts.fetch(found)
+    trajectory = found.experience.trajectory
+    tokens = found.experience.rollout.tokens[row]
     mask = trajectory.mask[row]
-    ratio = np.exp(np.asarray(found.after.logprobs - found.before.logprobs)[row])
+    ratio = np.exp((found.after.logprobs - found.before.logprobs)[row])
     values = None if trajectory.values is None else trajectory.values[row][:-1]
     return schema.token_rows(
         [decode([int(token)]) for token in tokens[mask]],
-        reward=np.asarray(found.experience.rewards.tokens)[row],
+        reward=found.experience.rewards.tokens[row],
         kl=trajectory.old_logprobs[row] - trajectory.ref_logprobs[row],
         value=values,
-        advantage=np.asarray(found.experience.advantages.advantages)[row],
+        advantage=found.experience.advantages.advantages[row],
         ratio=ratio,
     )

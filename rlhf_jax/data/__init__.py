@@ -36,7 +36,7 @@ from rlhf_jax.data.records import (
     pair,
 )
 from rlhf_jax.data.sources import Dataset, in_memory, jsonl, mappings, read, split, tfds
-from rlhf_jax.data.stream import Stream
+from rlhf_jax.data.stream import Rows, Stream
 from rlhf_jax.data.tokenizer import Tokenizer
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Prompt",
     "Ranking",
     "Record",
+    "Rows",
     "Stream",
     "Tokenizer",
     "comparison_stream",

@@ -49,14 +49,10 @@ class Settings(Required, total=False):
       shuffle: reshuffled every epoch (default); False keeps the order of the table.
       remainder: what becomes of the short last batch of an epoch: `drop` (default),
         `wrap` or `pad`; see `order.Order`.
-      process_index: this process (default 0).
-      process_count: processes that share every batch, by disjoint rows (default 1).
     """
 
     shuffle: bool
     remainder: str
-    process_index: int
-    process_count: int
 
 
 def prompt_stream(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, SupportsInt, TypeVar
 
 import numpy as np
@@ -27,6 +27,8 @@ Batch = TypeVar(
     types.ComparisonBatch,
 )
 Build = Callable[[np.ndarray, np.ndarray, int], Batch]
+Rows = Callable[[int], np.ndarray]
+"""`rows(n)`: which rows of a batch of n this process reads, ascending."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,12 @@ class Stream(Generic[Batch]):
     largest_token: int
     _order: Order
     _build: Build[Batch]
-    _process: tuple[int, int]
+    _rows: Rows = np.arange
+
+    @property
+    def rows(self) -> int:
+        """Rows in a batch, over all processes."""
+        return self.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,12 +68,18 @@ class Stream(Generic[Batch]):
         return self._order.lengths
 
     def batch(self, step: int) -> Batch:
-        """This process's rows of the batch of a step (0, 1, ...)."""
+        """The batch of a step (0, 1, ...); of a shared stream the rows read here."""
         slot = self._order.slot(step)
-        index, count = self._process
-        share = self.batch_size // count
-        mine = slice(index * share, (index + 1) * share)
+        mine = self._rows(self.batch_size)
         return self._build(slot.rows[mine], slot.real[mine], slot.length)
+
+    def shared(self, rows: Rows) -> Stream[Batch]:
+        """The same batches, of which this process reads only some rows.
+
+        Args:
+          rows: which; of every batch, those that the devices of this process hold.
+        """
+        return replace(self, _rows=rows)
 
     def epoch(self, number: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, in order (evaluation: `remainder="pad"`)."""
@@ -124,15 +137,8 @@ def make(
     lengths: Sequence[int],
     shuffle: bool = True,
     remainder: str = "drop",
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Stream[Batch]:
     """Order and fingerprint over rows of the given sizes; see `pipeline`."""
-    if batch_size % process_count or not 0 <= process_index < process_count:
-        raise UserError(
-            f"batch_size {batch_size} over {process_count} processes (this one is"
-            f" {process_index}): it must divide evenly"
-        )
     order = Order(
         sizes,
         lengths=lengths,
@@ -154,7 +160,6 @@ def make(
         ),
         _order=order,
         _build=build,
-        _process=(process_index, process_count),
     )
 
 

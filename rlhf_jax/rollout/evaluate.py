@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import metrics, rng, stats
+from rlhf_jax import hosts, metrics, rng, stats
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout import best_of_n, measuring, text_scorers
 from rlhf_jax.types import Array, Network, Params, PromptBatch, Rollout, Scorer
@@ -144,14 +144,17 @@ def evaluator(
             named = rng.named(key, "evaluate", index)
             rollout, columns, gauge = chunk(params, ref_params, piece, named)
             rows = count * samples_per_prompt
-            host = {k: np.asarray(v, np.float64)[:rows] for k, v in columns.items()}
+            host = {
+                k: np.asarray(v, np.float64)[:rows]
+                for k, v in hosts.fetch(columns).items()
+            }
             parts.append(host)
             gauges.append(gauge)
             records += _records(
                 rollout, host, list(scorers), samples_per_prompt, decode
             )
         columns = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-        weight = np.asarray(prompts.weight, np.float64)
+        weight = np.asarray(hosts.fetch(prompts.weight), np.float64)
         table = {k: entry(v, samples_per_prompt, weight) for k, v in columns.items()}
         return Evaluation(
             table, columns, records, metrics.merge(gauges), samples_per_prompt, weight
@@ -196,7 +199,7 @@ def best_of(evaluation: Evaluation, n: int, by: str) -> Evaluation:
 
 def _chunks(prompts: PromptBatch, size: int) -> Iterator[tuple[int, PromptBatch]]:
     """(real rows, chunk of `size` prompts); the last one repeats its final prompt."""
-    host = jax.device_get(prompts)
+    host = hosts.fetch(prompts)
     total = host.tokens.shape[0]
     size = min(size, total)
     for start in range(0, total, size):

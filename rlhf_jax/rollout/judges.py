@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout.text_scorers import Decode, decode_rollout
 from rlhf_jax.types import Params, Rollout, Scorer, Scores
@@ -93,7 +94,13 @@ def judge_scorer(
         del frozen, params
         texts = decode_rollout(rollout, decode)
         first, second = texts.responses[::2], texts.responses[1::2]
-        found = swapped(judge, texts.prompts[::2], first, second, name=name)
+        found = np.asarray(
+            hosts.told(
+                lambda: swapped(
+                    judge, texts.prompts[::2], first, second, name=name
+                ).tolist()
+            )
+        )
         both = np.stack([found, 1.0 - found], axis=1)
         return Scores(jnp.asarray(both.reshape(-1), jnp.float32))
 

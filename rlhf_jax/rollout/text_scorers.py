@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import masking
 from rlhf_jax.rollout import scorers
@@ -36,7 +37,7 @@ class Texts(NamedTuple):
 
 def decode_rollout(rollout: Rollout, decode: Decode) -> Texts:
     """Text of every row; only real tokens are decoded, the stop token is left out."""
-    prompt, tokens, mask, terminal = jax.device_get(
+    prompt, tokens, mask, terminal = hosts.fetch(
         (rollout.prompt, rollout.tokens, rollout.mask, rollout.terminal)
     )
     return Texts(
@@ -62,6 +63,8 @@ def function_scorer(
 ) -> Scorer:
     """A user's own reward on text.
 
+    Of several processes the first one calls it, so that all go on with one answer.
+
     Args:
       fn: `fn(prompts, responses, records) -> list[float]`, one finite number each.
       decode: token ids -> text.
@@ -79,9 +82,12 @@ def function_scorer(
     def apply(frozen: Any, params: Params, rollout: Rollout) -> Scores:
         del frozen, params
         texts = decode_rollout(rollout, decode)
+        values = hosts.told(lambda: scored(texts))
+        return Scores(jnp.asarray(values, jnp.float32))
+
+    def scored(texts: Texts) -> list[float]:
         rows = [_record(records, i, name) for i in texts.ids]
-        values = _call(fn, texts, rows, name)
-        return Scores(jnp.asarray(_checked(values, texts, rows, name), jnp.float32))
+        return _checked(_call(fn, texts, rows, name), texts, rows, name)
 
     return Scorer(init, apply)
 

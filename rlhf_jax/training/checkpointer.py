@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
+from rlhf_jax import hosts
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import checkpoint
 from rlhf_jax.training import retention as retention_rules
@@ -19,6 +20,9 @@ _DOOMED, _FRESH = ".deleted", ".fresh"
 
 class Checkpointer:
     """Saves, restores and thins out the checkpoints of one stage.
+
+    Of several processes all write arrays, and all ask; the first one looks into the
+    folder, renames and deletes, and tells the others.
 
     Args:
       directory: `<workdir>/<stage>/checkpoints`; created on the first save.
@@ -40,6 +44,9 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Committed steps, ascending."""
+        return hosts.told(self._steps)
+
+    def _steps(self) -> list[int]:
         return checkpoint.committed_steps(self.directory)
 
     def latest(self) -> int | None:
@@ -49,10 +56,13 @@ class Checkpointer:
 
     def best(self, name: str, mode: str = "max") -> int | None:
         """The committed step with the best held-out metric `name`."""
-        return retention_rules.best_step(self._saved(), name, mode)
+        return hosts.told(lambda: retention_rules.best_step(self._saved(), name, mode))
 
     def record(self, step: int) -> checkpoint.Record:
         """The JSON record of a committed step."""
+        return checkpoint.Record(**hosts.told(lambda: self._record(step)._asdict()))
+
+    def _record(self, step: int) -> checkpoint.Record:
         return checkpoint.read_record(self.directory / str(step))
 
     def save(self, state: TrainState, record: checkpoint.Record) -> Path:
@@ -73,14 +83,19 @@ class Checkpointer:
                 f"the state says step {int(state.step)} after {record.step} updates; "
                 "a learner must add exactly 1 to state.step in each update"
             )
-        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / str(record.step)
-        if not path.exists():
+        exists, scheduled = hosts.told(lambda: self._prepare(path, record.step))
+        if not exists:
             checkpoint.write(path, state, record)
-        elif record.scheduled and not self._scheduled(record.step):
+        elif record.scheduled and not scheduled:
             self._replace(path, state, record)
         self.thin_out()
         return path
+
+    def _prepare(self, path: Path, step: int) -> tuple[bool, bool]:
+        """Makes the folder; whether the step is there, and as an undisturbed run's."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return path.exists(), path.exists() and self._scheduled(step)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Read a state back.
@@ -101,6 +116,9 @@ class Checkpointer:
         A directory is renamed before it is emptied: one that carries a step's name is
         always whole.
         """
+        hosts.done(self._thin_out)
+
+    def _thin_out(self) -> None:
         saved = self._saved()
         keep = retention_rules.kept(saved, self._retention)
         for step in (s.step for s in saved if s.step not in keep):
@@ -108,13 +126,16 @@ class Checkpointer:
 
     def clean(self) -> None:
         """Remove what a killed save or deletion left behind; call before a run."""
+        hosts.done(self._clean)
+
+    def _clean(self) -> None:
         if not self.directory.is_dir():
             return
         for path in self.directory.iterdir():
             if not re.fullmatch(r"\d+", path.name):
                 logging.info("removing the remains of an interrupted save: %s", path)
                 shutil.rmtree(path, ignore_errors=True)
-        self.thin_out()
+        self._thin_out()
 
     def _replace(
         self, path: Path, state: TrainState, record: checkpoint.Record
@@ -122,8 +143,12 @@ class Checkpointer:
         """Put a scheduled checkpoint where one made on a signal stands."""
         fresh = path.with_name(path.name + _FRESH)
         checkpoint.write(fresh, state, record)
-        self._discard(record.step)
-        os.rename(fresh, path)
+
+        def exchange() -> None:
+            self._discard(record.step)
+            os.rename(fresh, path)
+
+        hosts.done(exchange)
 
     def _discard(self, step: int) -> None:
         doomed = self.directory / f"{step}{_DOOMED}"
@@ -135,10 +160,10 @@ class Checkpointer:
         return (self._known.get(step) or self._learn(step)).scheduled
 
     def _saved(self) -> list[retention_rules.Saved]:
-        return [self._known.get(step) or self._learn(step) for step in self.steps()]
+        return [self._known.get(step) or self._learn(step) for step in self._steps()]
 
     def _learn(self, step: int) -> retention_rules.Saved:
-        record = self.record(step)
+        record = self._record(step)
         self._known[step] = retention_rules.Saved(
             record.step,
             record.scheduled,

@@ -203,7 +203,8 @@ class _Run(NamedTuple):
         with jax.transfer_guard("disallow") if self.guard else contextlib.nullcontext():
             state, metrics = self.learner.update(state, self.frozen, placed)
         state = starting.strengthen(state)
-        return state, rows.with_optimizer(metrics, state), batch
+        share = _rows(batch) / _rows(placed)
+        return state, rows.with_optimizer(metrics, state), (batch, share)
 
     def held_out(self, state: TrainState, step: int) -> dict[str, float]:
         """Evaluate the state; samples go to the writers, metrics come back."""
@@ -243,7 +244,7 @@ def _train(run: _Run, start: starting.Start, stop: Stop, progress: bool) -> Trai
     with contextlib.closing(Journal(run.stage, run.writers, bar)) as journal:
         journal.begin(step + finished, evaluated=bool(held_out) and not finished)
         while not finished:
-            if stop.requested:
+            if stop.now():
                 journal.settle()
                 path = run.save(state, step, held_out, "preempted")
                 raise Preempted(f"stage {run.stage}, step {step}: saved in {path}")
@@ -258,11 +259,16 @@ def _train(run: _Run, start: starting.Start, stop: Stop, progress: bool) -> Trai
                         journal.write(step, held_out)
                     run.save(state, step, held_out, "scheduled")
             if not finished:
-                state, metrics, batch = run.update(state, step)
+                state, metrics, read = run.update(state, step)
                 journal.settle()
-                journal.pend(rows.Pending(step, metrics, held_out, batch))
+                journal.pend(rows.Pending(step, metrics, held_out, *read))
                 held_out, step = {}, step + 1
     return state
+
+
+def _rows(batch: Any) -> int:
+    """Of a batch, or of the share of it that this process has read."""
+    return jax.tree.leaves(batch)[0].shape[0]
 
 
 def _save_before(run: _Run, start: starting.Start, step: int) -> Path:

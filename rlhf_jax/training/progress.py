@@ -83,15 +83,16 @@ class Progress:
         )
 
 
-def count_tokens(batch: Any, metrics: Mapping[str, Any]) -> float:
+def count_tokens(batch: Any, metrics: Mapping[str, Any], share: float = 1.0) -> float:
     """Tokens of one update: real ones of a host batch, and those sampled from it.
 
     Args:
       batch: nested NamedTuples; every boolean numpy array named `mask` counts.
       metrics: finished on the host; the total of `rollout/length` counts.
+      share: of all rows that `batch` has.
     """
     sampled = getattr(metrics.get("rollout/length"), "total", 0.0)
-    return _masks(batch) + float(sampled)
+    return _masks(batch) / share + float(sampled)
 
 
 def _masks(tree: Any) -> float:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlhf_jax import hosts
 from rlhf_jax import metrics as metrics_lib
 from rlhf_jax.optimizers import optimizer_metrics
 from rlhf_jax.training.progress import count_tokens
@@ -38,16 +39,18 @@ class Pending(NamedTuple):
       metrics: of the learner, possibly still being computed.
       held_out: of the state before the update, finished.
       batch: the host batch, to count its tokens.
+      share: of the batch's rows that this process has read.
     """
 
     step: int
     metrics: Mapping[str, Any]
     held_out: Mapping[str, float]
     batch: Any
+    share: float = 1.0
 
     def fetch(self) -> Pending:
         """Wait for the update and bring its metrics to the host."""
-        return self._replace(metrics=jax.device_get(dict(self.metrics)))
+        return self._replace(metrics=hosts.fetch(dict(self.metrics)))
 
     def row(self) -> dict[str, float]:
         """All numbers of the step."""
@@ -55,7 +58,7 @@ class Pending(NamedTuple):
 
     def tokens(self) -> float:
         """Tokens read and sampled by the update."""
-        return count_tokens(self.batch, self.metrics)
+        return count_tokens(self.batch, self.metrics, self.share)
 
     def require_finite(self) -> None:
         """Raise `NonFinite` for the first loss term, else the gradient norm.

@@ -93,7 +93,8 @@ def begin(
         logging.info("%s: started from scratch", stage)
     state = strengthen(state)
     if shardings is not None:
-        state = jax.device_put(state, shardings(jax.eval_shape(lambda: state)))
+        where = shardings(jax.eval_shape(lambda: state))
+        state = jax.tree.map(_settled, state, where)
     return Start(state, None)
 
 
@@ -157,6 +158,11 @@ def strengthen(state: TrainState) -> TrainState:
         return jax.lax.convert_element_type(array, array.dtype)
 
     return jax.tree.map(strong, state)
+
+
+def _settled(leaf: Array, where: Any) -> Array:
+    """Keys over several processes are where `_initial` put them: jax moves none."""
+    return leaf if leaf.sharding == where else jax.device_put(leaf, where)
 
 
 def _like(

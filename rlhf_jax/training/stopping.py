@@ -9,6 +9,8 @@ from typing import Any
 
 from absl import logging
 
+from rlhf_jax import hosts
+
 
 class Preempted(Exception):
     """The run was asked to end and has saved its state.
@@ -21,11 +23,13 @@ class Stop:
     """Whether the run has been asked to end.
 
     As a context manager it listens to SIGTERM (in the main thread; elsewhere only
-    `request` works) and restores the previous handler on leaving.
+    `request` works) and restores the previous handler on leaving. Where the run has
+    several processes jax listens, and a signal to one of them is a request to all.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked = 0
         self._previous: Any = None
         self._listening = False
 
@@ -33,7 +37,20 @@ class Stop:
         """Ask the run to save and end."""
         self.requested = True
 
+    def now(self) -> bool:
+        """Whether to save and end here; all processes get the same answer.
+
+        Every process asks between any two steps; after a signal they agree on the next
+        step that none has begun.
+        """
+        if not self.requested and hosts.count() > 1:
+            self._asked += 1
+            self.requested = hosts.agreed_to_end(self._asked)
+        return self.requested
+
     def __enter__(self) -> Stop:
+        if hosts.count() > 1:
+            return self
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._handle)
             self._listening = True
