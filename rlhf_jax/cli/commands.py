@@ -140,6 +140,10 @@ def _report(options: Options) -> int:
 
 def _digest_arguments(parser: Parser) -> None:
     parser.add_argument("workdir", help="work folder of a run")
+    parser.add_argument("--against", help="another run: compare instead of hashing")
+    parser.add_argument(
+        "--rtol", type=float, help="with --against: largest difference (default 0)"
+    )
 
 
 def _digest(options: Options) -> int:
@@ -150,9 +154,28 @@ def _digest(options: Options) -> int:
     workdir = Path(options.workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not a run: it has no config.json")
+    if options.against is not None:
+        return _compare(workdir, Path(options.against), options.rtol or 0.0)
+    if options.rtol is not None:
+        raise UserError("--rtol compares two runs; name the other with --against=RUN")
     for part, value in training.digest(workdir).items():
         print(f"{value}  {part}")
     return 0
+
+
+def _compare(workdir: Path, other: Path, rtol: float) -> int:
+    """One line per part; exit code 1 where one of them is further apart than `rtol`."""
+    from rlhf_jax import training
+
+    if not (other / "config.json").is_file():
+        raise UserError(f"{other} is not a run: it has no config.json")
+    found = training.gaps(workdir, other)
+    for part, gap in found.items():
+        word = "same" if gap.size <= rtol else "DIFFERS"
+        print(
+            f"{word:<8}{gap.size:.2e}  {part}" + (f"  ({gap.where})" * (gap.size > 0))
+        )
+    return int(any(gap.size > rtol for gap in found.values()))
 
 
 ALL = (
@@ -200,7 +223,8 @@ ALL = (
     Command(
         "digest",
         "Print one hash per part of a run: two equal runs print the same.",
-        "  rlhf-jax digest runs/quickstart-seed0",
+        "  rlhf-jax digest runs/quickstart-seed0\n"
+        "  rlhf-jax digest runs/a --against=runs/b --rtol=1e-4",
         _digest_arguments,
         _digest,
     ),

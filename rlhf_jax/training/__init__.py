@@ -2,6 +2,7 @@
 
 from rlhf_jax.training.checkpoint import load_params as load_params
 from rlhf_jax.training.checkpointer import Checkpointer as Checkpointer
+from rlhf_jax.training.closeness import gaps as gaps
 from rlhf_jax.training.digest import digest as digest
 from rlhf_jax.training.loop import Batches as Batches
 from rlhf_jax.training.loop import Evaluation as Evaluation

@@ -44,6 +44,29 @@ def digest(workdir: str | os.PathLike[str]) -> dict[str, str]:
     Raises:
       UserError: there is no checkpoint in `workdir`.
     """
+    hashes = {part: hashlib.sha256() for part in PARTS}
+    for name, parts in contents(workdir).items():
+        arrays, position = parts["data position"]
+        lines = {
+            **{part: _array_lines(parts[part]) for part in PARTS[:3]},
+            "data position": [*_array_lines(arrays), _line(position)],
+        }
+        for part, found in lines.items():
+            hashes[part].update(name.encode())
+            for line in found:
+                hashes[part].update(line)
+    for part in ("metrics", "samples"):
+        for row in rows(Path(workdir), part):
+            hashes[part].update(_line(row))
+    return {part: hashes[part].hexdigest() for part in PARTS}
+
+
+def contents(workdir: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """What the latest checkpoint of each stage holds, by part; arrays on the host.
+
+    Raises:
+      UserError: there is no checkpoint in `workdir`.
+    """
     root = Path(workdir)
     stages = sorted(_stages(root))
     if not stages:
@@ -51,28 +74,26 @@ def digest(workdir: str | os.PathLike[str]) -> dict[str, str]:
             f"no checkpoint below {root}; name the workdir of a run, the folder that "
             "has config.json and one folder for each stage"
         )
-    hashes = {part: hashlib.sha256() for part in PARTS}
+    found = {}
     for name in stages:
         step = checkpoint.resolve(root / name)
         record, items = checkpoint.read_record(step), checkpoint.load_host(step)
         run = items["run"]
-        parts = {
-            "parameters": _array_lines(items["params"]),
-            "optimizer": _array_lines(items["opt_state"]),
-            "controllers": _array_lines(run["extra"]),
-            "data position": [
-                *_array_lines({"step": run["step"], "key": run["key"]}),
-                _line(record.position),
-            ],
+        found[name] = {
+            "parameters": items["params"],
+            "optimizer": items["opt_state"],
+            "controllers": run["extra"],
+            "data position": (
+                {"step": run["step"], "key": run["key"]},
+                record.position,
+            ),
         }
-        for part, lines in parts.items():
-            hashes[part].update(name.encode())
-            for line in lines:
-                hashes[part].update(line)
-    for part in ("metrics", "samples"):
-        for row in read_rows(root / f"{part}.jsonl"):
-            hashes[part].update(_line(_timeless(row)))
-    return {part: hashes[part].hexdigest() for part in PARTS}
+    return found
+
+
+def rows(root: Path, part: str) -> list[dict[str, Any]]:
+    """The rows `metrics` or `samples` of a run, without times."""
+    return [_timeless(row) for row in read_rows(root / f"{part}.jsonl")]
 
 
 def _stages(root: Path) -> Iterator[str]:

@@ -70,3 +70,19 @@ def test_a_folder_without_checkpoints_has_no_digest(refused, other):
     for stage in ("sft", "rm", "ppo"):
         shutil.rmtree(other / stage / "checkpoints")
     assert "no checkpoint" in refused("digest", other)
+
+
+def test_two_runs_are_compared_up_to_a_tolerance(command, refused, finished_run, other):
+    """Exit code 1 and the part by name where they are further apart."""
+    code, out, _ = command("digest", other, f"--against={finished_run}")
+    assert code == 0 and out.count("same") == 6
+    path = other / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[-1] |= {"eval/gold": rows[-1].get("eval/gold", 0.0) + 1e-3}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    against = f"--against={finished_run}"
+    code, out, _ = command("digest", other, against, "--rtol=1e-4")
+    assert code == 1 and [x for x in out.splitlines() if "DIFFERS" in x] == [
+        line for line in out.splitlines() if "metrics" in line
+    ]
+    assert "--against" in refused("digest", other, "--rtol=1e-4")
