@@ -144,7 +144,7 @@ class WithFields(NamedTuple):
         """Rows in a batch, over all processes."""
         return self.stream.rows
 
-    def shared(self, rows: data.Rows) -> WithReference:
+    def shared(self, rows: data.Rows) -> WithFields:
         """See `data.Stream.shared`."""
         return self._replace(stream=self.stream.shared(rows))
 
