@@ -143,3 +143,11 @@ def test_scripts_parse_and_are_executable():
     for name in (*(name for name in scripts if "lib.sh" not in name), ".ci/run"):
         assert os.access(ROOT / name, os.X_OK)
         subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
+
+
+def test_a_peer_that_nobody_knows_is_refused(clone):
+    result = run(clone, "peers.sh", "trl", "torchtune")
+    assert result.returncode == 2 and not list(clone.glob(".venv*"))
+    assert result.stderr == (
+        "error: no peer is named 'torchtune'; choose from trl, tunix\n"
+    )
