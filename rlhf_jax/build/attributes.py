@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from rlhf_jax import data, networks
+from rlhf_jax import data, hosts, networks
 from rlhf_jax.algorithms import forward, several_heads
 from rlhf_jax.build import normalization, parts, rm
 from rlhf_jax.build.context import Context, Stage
@@ -172,7 +172,7 @@ class _Ratings(NamedTuple):
         said, rated = [], []
         for batch in batches:
             real = np.asarray(batch.example_id) >= 0
-            said.append(np.asarray(measure(variables, batch.inputs))[real])
+            said.append(hosts.fetch(measure(variables, batch.inputs))[real])
             rated.append(np.asarray(batch.ratings)[real])
         return np.concatenate(said), np.concatenate(rated)
 
@@ -205,6 +205,15 @@ class Rated(NamedTuple):
     def fingerprint(self) -> Any:
         """Of the responses and of their ratings."""
         return {"stream": self.stream.fingerprint, "ratings": self.table.tolist()}
+
+    @property
+    def rows(self) -> int:
+        """Rows in a batch, over all processes."""
+        return self.stream.rows
+
+    def shared(self, rows: data.Rows) -> Rated:
+        """See `data.Stream.shared`."""
+        return self._replace(stream=self.stream.shared(rows))
 
     def batch(self, step: int) -> AttributeBatch:
         """The batch of a step."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlhf_jax import rng, rollout, stats
+from rlhf_jax import hosts, rng, rollout, stats
 from rlhf_jax.build import label
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
@@ -104,10 +103,11 @@ class _BestOf(NamedTuple):
 
         def of(one: Scorer) -> np.ndarray:
             values = one.apply(one.init(), None, found).sequence
-            return np.asarray(values, np.float64).reshape(-1, self.best_of + 1)
+            host = np.asarray(hosts.fetch(values), np.float64)
+            return host.reshape(-1, self.best_of + 1)
 
         gold = self.context.gold()
-        logprobs = np.asarray(found.logprobs, np.float64).sum(axis=1)
+        logprobs = np.asarray(hosts.fetch(found.logprobs), np.float64).sum(axis=1)
         scores = of(scorer)
         return Drawn(
             scores, logprobs.reshape(scores.shape), None if gold is None else of(gold)
@@ -117,7 +117,7 @@ class _BestOf(NamedTuple):
         self, found: Rollout, drawn: Drawn, split: str, index: int
     ) -> list[dict[str, Any]]:
         """JSON rows of kind `ranking`: the best, then the worst of the first n."""
-        host = jax.device_get(found)
+        host = hosts.fetch(found)
         result = []
         for row, scores in enumerate(drawn.scores[:, : self.best_of]):
             first = row * (self.best_of + 1)
