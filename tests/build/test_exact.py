@@ -24,7 +24,7 @@ E64 = enumerable.e64(0)
 REFERENCE = enumerable.reference(E64)
 TASK = {"kind": "e64", "world": 0, "prompts": 300, "heldout": 20}
 SECTION = {"policy": "ppo", "reference": "init", "target": "tilt"}
-SECTION |= {"beta": 0.3, "group": None, "kind": "exact"}
+SECTION |= {"beta": 0.3, "group": None, "mixture": 0.0, "kind": "exact"}
 
 
 def stage(section, task=TASK, **policies):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import rng
-from rlhf_jax.build import defaults, experiment, normalization, rm, sections
+from rlhf_jax.build import defaults, experiment, normalization, rm_measures, sections
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import ModelInputs, RankingBatch
@@ -61,7 +61,7 @@ def test_the_ranked_responses_get_mean_zero_and_deviation_one(context):
     ranks[1:3, 3] = 0
     batches = [ranking_batch(part) for part in (ranks[:2], ranks[2:])]
     parts = iter((values[:2], values[2:]))
-    scores = rm.ranked_scores(lambda *_: next(parts), {}, batches)
+    scores = rm_measures.ranked_scores(lambda *_: next(parts), {}, batches)
     np.testing.assert_array_equal(np.sort(scores), np.sort(values[ranks > 0]))
     found = normalization.gain_and_bias(
         "responses", context, context.model.scalar(), {}, 8, lambda: scores

