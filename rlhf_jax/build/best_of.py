@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import hosts, rng, rollout, stats
-from rlhf_jax.build import label
+from rlhf_jax.build import label, sampling
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.types import Rollout, Scorer
@@ -84,18 +84,11 @@ class _BestOf(NamedTuple):
     @property
     def sample(self) -> rollout.Sampler:
         """Draws n + 1 responses of each prompt."""
-        task, network = self.context.task, self.context.model.language()
-        return self.context.compiled(
-            "sampler",
-            (self.temperature, self.best_of + 1, repr(network.config), False),
-            lambda: rollout.sampler(
-                network,
-                max_length=task.response_length,
-                stop_tokens=task.stop_tokens,
-                pad_token=task.tokenizer.pad_token,
-                temperature=self.temperature,
-                samples_per_prompt=self.best_of + 1,
-            ),
+        return sampling.sampler(
+            self.context,
+            self.context.model.language(),
+            temperature=self.temperature,
+            samples=self.best_of + 1,
         )
 
     def scored(self, found: Rollout, scorer: Scorer) -> Drawn:

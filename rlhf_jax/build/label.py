@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlhf_jax import data, hosts, rng, rollout
+from rlhf_jax import data, hosts, rng
+from rlhf_jax.build import sampling
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.task_type import Task
@@ -41,17 +42,8 @@ def label(name: str, section: Section, context: Context) -> Stage:
         "heldout": section.int("heldout", 0) or len(task.heldout.records),
     }
     chunk = section.int("batch_size", 1)
-    sample = context.compiled(
-        "sampler",
-        (temperature, responses, repr(network.config), False),
-        lambda: rollout.sampler(
-            network,
-            max_length=task.response_length,
-            stop_tokens=task.stop_tokens,
-            pad_token=task.tokenizer.pad_token,
-            temperature=temperature,
-            samples_per_prompt=responses,
-        ),
+    sample = sampling.sampler(
+        context, network, temperature=temperature, samples=responses
     )
 
     def run() -> dict[str, Any]:

@@ -213,7 +213,7 @@ class _Online(NamedTuple):
             network,
             temperature=self.temperature,
             samples=samples,
-            made_of=(mixture,),
+            made_of=(mixture,) if mixture else (),
         )
 
     def scorer(self) -> Scorer:

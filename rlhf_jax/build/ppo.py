@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlhf_jax import algorithms, losses, networks, rng, rollout, worlds
-from rlhf_jax.algorithms import forward
+from rlhf_jax import algorithms, losses, networks, rng, rollout
 from rlhf_jax.build import (
     combinations,
     models,
@@ -19,12 +18,13 @@ from rlhf_jax.build import (
     ppo_evaluation,
     ppo_settings,
     programs,
+    sampling,
     tracing,
+    weights,
 )
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import checkpoint
 from rlhf_jax.types import (
     AdvantageEstimator,
     Array,
@@ -163,21 +163,12 @@ class _PPO(NamedTuple):
 
     def sampler(self, temperature: float, samples: int) -> rollout.Sampler:
         """Draws responses to the task's prompts."""
-        task = self.context.task
-        draw = self.context.compiled(
-            "sampler",
-            (temperature, samples, repr(self.policy.config), self.shared_trunk),
-            lambda: rollout.sampler(
-                self.policy,
-                max_length=task.response_length,
-                stop_tokens=task.stop_tokens,
-                pad_token=task.tokenizer.pad_token,
-                temperature=temperature,
-                samples_per_prompt=samples,
-            ),
-        )
-        return (
-            worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw
+        return sampling.sampler(
+            self.context,
+            self.policy,
+            temperature=temperature,
+            samples=samples,
+            made_of=("scalar head",) if self.shared_trunk else (),
         )
 
     @property
@@ -250,11 +241,8 @@ class _PPO(NamedTuple):
 
     def load(self) -> Params:
         """The trained policy as plain variables, without a scalar head."""
-        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
-        plain = tuned
-        if self.context.model.lora is not None:
-            merged = forward.merged(self.start()[0], tuned)
-            plain = networks.merge_lora(merged, self.policy.config)
+        base = {} if self.context.model.lora is None else self.start()[0]
+        plain = weights.trained(self.context, self.name, "policy", self.policy, base)
         params = {k: v for k, v in plain["params"].items() if k != "head"}
         return {**plain, "params": params}
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from rlhf_jax import algorithms, data, losses, networks
-from rlhf_jax.algorithms import forward, preference_scoring
+from rlhf_jax import algorithms, data, losses
+from rlhf_jax.algorithms import preference_scoring
 from rlhf_jax.algorithms.preference_scoring import Needs
 from rlhf_jax.build import (
     models,
@@ -19,13 +19,14 @@ from rlhf_jax.build import (
     preference_data,
     preference_evaluation,
     preference_terms,
+    weights,
 )
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.preference_data import Loaded, Source
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses import preference as methods
-from rlhf_jax.training import checkpoint, loop
+from rlhf_jax.training import loop
 from rlhf_jax.types import Learner, Network, Params
 
 
@@ -179,12 +180,9 @@ class _Preference(NamedTuple):
 
     def start(self) -> tuple[Params, Params]:
         """Frozen and trainable variables before the first step."""
-        context = self.context
-        variables = context.policy(self.policy, f"config.{self.name}.policy")
-        full = networks.initialize_from(
-            self.network, variables, key=context.init_key(self.name)
+        return weights.start(
+            self.context, self.name, "policy", self.policy, self.network
         )
-        return models.trainable(full, context.model.lora)
 
     def with_fields(
         self, stream: Any, loaded: Loaded, split: str
@@ -244,10 +242,8 @@ class _Preference(NamedTuple):
 
     def load(self) -> Params:
         """The trained policy as plain variables."""
-        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
-        merged = forward.merged(base, tuned)
-        return networks.merge_lora(merged, self.network.config)
+        return weights.trained(self.context, self.name, "policy", self.network, base)
 
     def describe(self) -> dict[str, Any]:
         """Shapes and arithmetic for `check`."""

@@ -11,11 +11,18 @@ import numpy as np
 
 from rlhf_jax import algorithms, data, networks, rng, rollout
 from rlhf_jax.algorithms import forward, several_heads
-from rlhf_jax.build import label, models, normalization, parts, planned, rm_measures
+from rlhf_jax.build import (
+    label,
+    models,
+    normalization,
+    parts,
+    planned,
+    rm_measures,
+    weights,
+)
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.optimizers import final_params
-from rlhf_jax.training import checkpoint
 from rlhf_jax.types import Array, Learner, Network, Params, Scorer
 
 HALVES = {"all": slice(None), "first": slice(0, None, 2), "second": slice(1, None, 2)}
@@ -209,10 +216,9 @@ class RewardModel(NamedTuple):
 
     def load(self) -> Params:
         """The reward model as plain variables, its heads made one."""
-        trained = checkpoint.load_weights(self.context.folder(self.name), "reward")
         base = {} if self.context.model.lora is None else self.start()[0]
-        merged = forward.merged(base, trained)
-        return self.heads.fold(networks.merge_lora(merged, self.network.config))
+        plain = weights.trained(self.context, self.name, "reward", self.network, base)
+        return self.heads.fold(plain)
 
     def scorer(self) -> Scorer:
         """The trained model with its gain and bias."""

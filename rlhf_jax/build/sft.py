@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlhf_jax import algorithms, data, losses, metrics, networks
+from rlhf_jax import algorithms, data, losses, metrics
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build import models, parts, planned
+from rlhf_jax.build import models, parts, planned, weights
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import final_params
-from rlhf_jax.training import checkpoint, loop
+from rlhf_jax.training import loop
 from rlhf_jax.types import Learner, Network, Params, SequenceBatch, TrainState
 
 
@@ -110,18 +110,12 @@ class _FineTuning(NamedTuple):
 
     def start(self) -> tuple[Params, Params]:
         """Frozen and trainable variables before the first step."""
-        variables = self.context.policy(self.source, f"config.{self.name}.init")
-        full = networks.initialize_from(
-            self.network, variables, key=self.context.init_key(self.name)
-        )
-        return models.trainable(full, self.context.model.lora)
+        return weights.start(self.context, self.name, "init", self.source, self.network)
 
     def load(self) -> Params:
         """The tuned policy as plain variables."""
-        tuned = checkpoint.load_weights(self.context.folder(self.name), "policy")
         base = {} if self.context.model.lora is None else self.start()[0]
-        merged = forward.merged(base, tuned)
-        return networks.merge_lora(merged, self.network.config)
+        return weights.trained(self.context, self.name, "policy", self.network, base)
 
     def stream(self, dataset: data.Dataset, **settings: Any) -> Any:
         """Batches of whole sequences."""
