@@ -228,8 +228,8 @@ _ATTENTION = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
 """Products of length x length x head that a kernel of splash attention computes; all
 of them, as the plain path does, though blocks after the query are skipped."""
 _BOOKKEEPING = frozenset(
-    "Sharding SPMDFullToShardShape SPMDShardToFullShape AllocateBuffer "
-    "AsyncCollectiveStart AsyncCollectiveDone"
+    "Sharding SPMDFullToShardShape SPMDShardToFullShape AllocateBuffer"
+    " AsyncCollectiveStart AsyncCollectiveDone"
     " AssumeGatherIndicesInBound TopK MoveToHost MoveToDevice ConcatBitcast"
     " GatherScatterIndicesBitpacked".split()
 )
