@@ -81,7 +81,8 @@ def _has_tpu(environment: Mapping[str, str]) -> bool:
     platforms = environment.get("JAX_PLATFORMS", "")
     if platforms and "tpu" not in platforms.split(","):
         return False
-    return bool(glob("/dev/accel[0-9]*")) and _module_exists("libtpu")
+    chips = glob("/dev/accel[0-9]*") or glob("/dev/vfio/[0-9]*")  # v4 and v5p; later
+    return bool(chips) and _module_exists("libtpu")
 
 
 def _module_exists(name: str) -> bool:
