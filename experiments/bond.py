@@ -16,7 +16,7 @@ Result: `best/done.json` has the win rate of best-of-n near n / (n + 1) and its 
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, preference_sections, sections
+from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
 
 BEST_OF = 16
 VARIANTS = ("bonbon", "tiny")
@@ -24,24 +24,9 @@ VARIANTS = ("bonbon", "tiny")
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, `bonbon`, or `tiny` for a few steps of everything."""
-    config = defaults.base()
-    config.stages = ("sft", "label", "rm", "best", "distilled", "table")
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
+    config = key_lm_chain.start("sft", "label", "rm", "best", "distilled", "table")
     config.label = sections.label(prompts=3072, heldout=256, noise=0.1, batch_size=512)
-    config.rm = sections.rm(
-        2e-3,
-        steps=300,
-        optimizer=defaults.optimizer(2e-3, schedule="cosine", warmup_steps=30),
-        eval_every=100,
-    )
+    config.rm = key_lm_chain.reward_model()
     config.best = sections.best_of_n(
         prompts=4096, heldout=256, best_of=BEST_OF, batch_size=128
     )

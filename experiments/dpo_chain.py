@@ -13,25 +13,15 @@ Result: gold up by at least half a standard deviation of gold under SFT (measure
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, preference_sections, sections
+from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
 
 VARIANTS = ("tiny",)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""
-    config = defaults.base()
-    config.stages = ("sft", "label", "dpo", "table")
+    config = key_lm_chain.start("sft", "label", "dpo", "table")
     config.loss = "dpo"
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
     config.label = sections.label(prompts=3072, heldout=256, noise=0.1, batch_size=512)
     config.dpo = preference_sections.preference(
         3e-4,

@@ -16,7 +16,7 @@ online against it, the iterated collection of Bai et al. 2022 (arXiv:2204.05862)
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, preference_sections, sections
+from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
 
 ROUNDS = 2
 VARIANTS = ("tiny", "rm", "rm+tiny")
@@ -24,18 +24,8 @@ VARIANTS = ("tiny", "rm", "rm+tiny")
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, `rm`, or `tiny` and `rm+tiny` for a few steps of everything."""
-    config = defaults.base()
+    config = key_lm_chain.start("sft")
     config.loss = "dpo"
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
-    config.stages = ("sft",)
     policy, labels = "sft", ()
     for number in range(1, ROUNDS + 1):
         name = f"round-{number}"

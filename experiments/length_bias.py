@@ -11,24 +11,14 @@ Result: rm-report finds the length bias of `rm`; that of `odin` is smaller.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build import defaults, key_lm_chain, sections
 
 VARIANTS = ("tiny",)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""
-    config = defaults.base()
-    config.stages = ("sft", "label", "rm", "odin")
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
+    config = key_lm_chain.start("sft", "label", "rm", "odin")
     config.label = sections.label(
         prompts=3072, heldout=256, noise=0.1, batch_size=512, length_bias=0.2
     )

@@ -12,7 +12,7 @@ Result: e64: total variation to Nash-MD's own fixed point below 0.05 (measured w
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, preference_sections, sections
+from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
 
 VARIANTS = ("e64", "tiny")
 MIXTURE = 0.125  # the paper's best
@@ -20,27 +20,12 @@ MIXTURE = 0.125  # the paper's best
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, `e64` for the enumerable world, `tiny` for a few steps."""
-    config = defaults.base()
     if variant == "e64":
-        return _enumerable(config)
-    config.stages = ("sft", "label", "rm", "online", "table")
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
+        return _enumerable(defaults.base())
+    config = key_lm_chain.start("sft", "label", "rm", "online", "table")
     config.label = sections.label(prompts=3072, heldout=256, noise=0.1, batch_size=512)
-    config.rm = sections.rm(
-        2e-3,
-        steps=300,
-        optimizer=defaults.optimizer(2e-3, schedule="cosine", warmup_steps=30),
-        normalize="none",  # differences of scores are log odds of winning
-        eval_every=100,
-    )
+    # Differences of scores are log odds of winning.
+    config.rm = key_lm_chain.reward_model(normalize="none")
     config.online = _nash_md(
         3e-4,
         beta=0.02,

@@ -11,24 +11,14 @@ Result: gold(ppo) - gold(sft) of at least half a standard deviation of gold unde
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build import defaults, key_lm_chain, sections
 
 VARIANTS = ("tiny",)
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """Variants: none, or `tiny` for a few steps of everything."""
-    config = defaults.base()
-    config.stages = ("sft", "label", "rm", "ppo", "table")
-    config.task = sections.key_lm_task()
-    config.model = defaults.model(width=64, num_layers=2, num_heads=4)
-    config.sft = sections.sft(
-        3e-3,
-        steps=800,
-        batch_size=64,
-        optimizer=defaults.optimizer(3e-3, schedule="cosine", warmup_steps=50),
-        eval_every=200,
-    )
+    config = key_lm_chain.start("sft", "label", "rm", "ppo", "table")
     config.label = sections.label(prompts=6144, heldout=512, noise=0.1, batch_size=512)
     config.rm = sections.rm(
         2e-3,
