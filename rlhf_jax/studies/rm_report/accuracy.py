@@ -32,7 +32,7 @@ def right(difference: np.ndarray) -> np.ndarray:
 def overall(
     difference: np.ndarray, found: Pairs, noise: float | None
 ) -> dict[str, Entry]:
-    """`accuracy`, and where gold is known `ceiling` and `share_of_ceiling`.
+    """`accuracy`; with gold also `accuracy_gold`, `ceiling`, `share_of_ceiling`.
 
     Args:
       difference: scores of better minus worse, [N].
@@ -43,6 +43,8 @@ def overall(
     reach = ceiling(found, noise)
     word = _verdict(estimate, None if reach is None else reach.mean)
     rows = {"accuracy": _entry(estimate, word, found.count)}
+    if found.gold is not None and np.any(found.gold):
+        rows["accuracy_gold"] = _against_gold(difference, found, found.gold)
     if reach is None:
         return rows
     known = "as given" if noise is not None else "fitted to labels and gold"
@@ -138,6 +140,21 @@ def thirds(size: np.ndarray) -> dict[str, np.ndarray]:
 def categories(values: np.ndarray) -> dict[str, np.ndarray]:
     """One bin a value."""
     return {str(value): values == value for value in np.unique(values)}
+
+
+def _against_gold(difference: np.ndarray, found: Pairs, gold: np.ndarray) -> Entry:
+    """Labels with a taste of their own hide what a model knows of gold; this does not."""
+    known = gold != 0
+    hits = right(difference * np.sign(gold))[known]
+    estimate = stats.clustered_mean(hits, found.cluster[known])
+    return entry(
+        estimate,
+        _verdict(estimate, None),
+        n=int(known.sum()),
+        unit="share of pairs",
+        definition="share of the same pairs that the scores order as gold does, where"
+        " gold differs; an equal score counts one half",
+    )
 
 
 def _entry(estimate: stats.Estimate, verdict: str, n: int) -> Entry:

@@ -32,6 +32,7 @@ BAD = (
 
 TITLES = {
     "accuracy": "Accuracy",
+    "accuracy_gold": "Accuracy by gold",
     "ceiling": "Reachable ceiling",
     "share_of_ceiling": "Share of the ceiling",
     "calibration_slope": "Calibration slope",
@@ -64,7 +65,7 @@ STYLE = (
     forest.STYLE
     + """
 .entries td,.entries th{font-size:13.5px;overflow-wrap:normal}
-.entries td:nth-child(4){text-align:left}
+.entries td:nth-child(4),.entries thead th:nth-child(4){text-align:left}
 .entries th small{display:block;font-weight:400;max-width:70ch;white-space:normal}
 .neg{color:var(--neg)}.good{color:var(--pos)}
 @media(max-width:620px){.entries tr{display:grid;grid-template-columns:1fr 1.6fr 1.6fr;

@@ -132,6 +132,21 @@ def test_a_judge_that_likes_the_first_place_shows():
     assert abs(unswapped["value"]) < 0.01  # the bug: the second order is not turned
 
 
+def test_accuracy_against_gold_ignores_what_the_labels_say():
+    """Kills: gold differences signed by the label instead of by gold itself."""
+    found, gold = drawn(2000)
+    some = np.where(np.arange(2000) % 10 == 0, 0.0, gold)  # a tenth is equal in gold
+    tied = found._replace(gold=some)
+    entry = accuracy.overall(-gold, tied, None)["accuracy_gold"]
+    assert entry["value"] == 0 and entry["verdict"] == "worse than chance"
+    entry = accuracy.overall(7 * gold, tied, None)["accuracy_gold"]
+    assert entry["value"] == 1 and entry["n"] == 1800
+    hidden = found._replace(gold=None)
+    assert "accuracy_gold" not in accuracy.overall(gold, hidden, None)
+    equal = found._replace(gold=0 * gold)
+    assert "accuracy_gold" not in accuracy.overall(gold, equal, 1.0)
+
+
 def test_accuracy_by_slice_counts_every_pair_once():
     found, gold = drawn(600)
     rows = accuracy.slices(gold, found)
