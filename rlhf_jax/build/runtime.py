@@ -30,7 +30,7 @@ def prepare() -> None:
         folder = str(Path(home) / "rlhf_jax" / "programs")
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         jax.devices()
     except RuntimeError as error:

@@ -143,7 +143,7 @@ def categories(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _against_gold(difference: np.ndarray, found: Pairs, gold: np.ndarray) -> Entry:
-    """Labels with a taste of their own hide what a model knows of gold; this does not."""
+    """What a model knows of gold, which labels with a taste of their own hide."""
     known = gold != 0
     hits = right(difference * np.sign(gold))[known]
     estimate = stats.clustered_mean(hits, found.cluster[known])
