@@ -48,7 +48,8 @@ def read(workdirs: Sequence[Path]) -> list[Run]:
     """Read runs, in order, under short names that tell them apart.
 
     Raises:
-      UserError: no workdir given, or one that is not a run.
+      UserError: no workdir given, one that is not a run, or a `config.json` that is
+        damaged: without it a page could not say which run it shows.
     """
     if not workdirs:
         raise UserError("report needs at least one run: give the workdir of a run")
@@ -86,12 +87,24 @@ def _read_one(name: str, path: Path) -> Run:
     return Run(
         name=name,
         workdir=path,
-        config=_object(path / "config.json", problems),
+        config=_config(path / "config.json"),
         stages=_stages(rows),
         samples=_rows(path / "samples.jsonl", problems),
         summary=_object(path / "summary.json", problems),
         problems=problems,
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Of a run, or empty where there is none."""
+    problems: list[str] = []
+    config = _object(path, problems)
+    if problems:
+        raise UserError(
+            f"{path} is damaged: {problems[0].removesuffix('; left out.')}; restore it,"
+            " or train again in another --workdir"
+        )
+    return config
 
 
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -43,6 +43,19 @@ def test_damaged_lines_do_not_stop_a_report(command, other):
     assert "metrics.jsonl, line 1" in (other / "report.html").read_text()
 
 
+def test_a_damaged_or_missing_config_is_named_and_no_page_is_written(
+    refused, finished_run, other, tmp_path
+):
+    page = tmp_path / "page.html"
+    (other / "config.json").write_text("{broken")
+    for runs in ([other], [finished_run, other], [other, finished_run]):
+        message = refused("report", *runs, f"--out={page}")
+        assert str(other / "config.json") in message and "damaged" in message
+    (other / "config.json").unlink()
+    assert f"{other} is not a run" in refused("report", other, f"--out={page}")
+    assert not page.exists()
+
+
 def test_a_report_that_cannot_be_written_is_named(refused, finished_run, tmp_path):
     assert str(tmp_path) in refused("report", finished_run, f"--out={tmp_path}")
 

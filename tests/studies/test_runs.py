@@ -47,12 +47,18 @@ def test_cut_off_last_line_is_no_problem_and_a_bad_one_is_named(tmp_path):
     np.testing.assert_array_equal(run.stages["a"]["x"].values, [1.0])
 
 
-def test_damaged_summary_and_config_are_left_out(tmp_path):
+def test_a_damaged_summary_is_left_out(tmp_path):
     (tmp_path / "summary.json").write_text("{")
-    (tmp_path / "config.json").write_text("[1]")
     (run,) = runs.read([tmp_path])
-    assert run.config == {} and run.summary == {}
-    assert len(run.problems) == 2
+    assert run.summary == {} and len(run.problems) == 1
+
+
+@pytest.mark.parametrize("text", ["[1]", "{broken", "", b"\xff"])
+def test_a_damaged_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        runs.read([tmp_path])
 
 
 def test_a_place_that_is_no_run_is_refused(tmp_path):
