@@ -35,8 +35,16 @@ def task(section: Section, seeds: Seeds, model_path: str | None) -> Task:
       section: the section; its `kind` is one of `KINDS`.
       seeds: the data seed draws worlds and splits.
       model_path: `config.model.path`, whose tokenizer texts use.
+
+    Raises:
+      UserError: data that cannot be read, or of which all examples have weight 0.
     """
-    return KINDS[section.choice("kind", KINDS)](section, seeds.data, model_path)
+    found = KINDS[section.choice("kind", KINDS)](section, seeds.data, model_path)
+    for part in found:
+        if isinstance(part, data.Dataset):
+            name = f"{section.path}, {part.name}"
+            data.require_weight(name, (record.weight for record in part.records))
+    return found
 
 
 def _key_lm(section: Section, data_seed: int, model_path: str | None) -> Task:

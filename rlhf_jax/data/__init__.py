@@ -35,7 +35,16 @@ from rlhf_jax.data.records import (
     Record,
     pair,
 )
-from rlhf_jax.data.sources import Dataset, in_memory, jsonl, mappings, read, split, tfds
+from rlhf_jax.data.sources import (
+    Dataset,
+    in_memory,
+    jsonl,
+    mappings,
+    read,
+    require_weight,
+    split,
+    tfds,
+)
 from rlhf_jax.data.stream import Rows, Stream
 from rlhf_jax.data.tokenizer import Tokenizer
 
@@ -60,6 +69,7 @@ __all__ = [
     "prompt_stream",
     "ranking_stream",
     "read",
+    "require_weight",
     "sequence_stream",
     "split",
     "tfds",

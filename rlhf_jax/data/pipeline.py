@@ -107,7 +107,8 @@ def sequence_stream(
       **settings: see `Settings`; `lengths` are the row lengths `L`.
 
     Raises:
-      UserError: an example is too long or of another kind; batches cannot be formed.
+      UserError: an example is too long or of another kind; no token of any example is
+        a target; batches cannot be formed.
     """
 
     longest = _longest(settings["lengths"])
@@ -121,6 +122,7 @@ def sequence_stream(
         return [_example((sequence,))]
 
     examples, skipped = _encode_all(dataset, encoder, encode, longest)
+    _require_targets(dataset, examples)
     sizes = [_size(example) for example in examples]
     rows_of = [[i] for i in range(len(examples))]
     if packed:
@@ -223,6 +225,15 @@ def _encode_all(
         about = {"example_id": row, "weight": float(record.weight)}
         examples += [example._replace(**about) for example in found]
     return examples, skipped
+
+
+def _require_targets(dataset: Dataset, examples: Sequence[Example]) -> None:
+    masks = [s.loss_mask for x in examples if x.weight for s in x.sequences]
+    if masks and not any(mask.any() for mask in masks):
+        raise UserError(
+            f"{dataset.name}: none of its {len(masks)} examples has a token to train"
+            " on, for every response is empty"
+        )
 
 
 def _check_size(found: Sequence[Example], longest: int, encoder: Encoder) -> None:

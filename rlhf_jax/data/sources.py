@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rlhf_jax.data import records
 from rlhf_jax.data.fields import FieldError, plain
 from rlhf_jax.data.records import Record
@@ -34,6 +36,24 @@ class Dataset(NamedTuple):
     def subset(self, keep: Sequence[int], name: str) -> Dataset:
         """The records of the given rows, in that order, under another name."""
         return Dataset(name, tuple(self.records[row] for row in keep))
+
+
+def require_weight(name: str, weights: Iterable[float]) -> None:
+    """Refuses examples that all weigh nothing: no loss and no mean comes of them.
+
+    Args:
+      name: of the dataset, for the message.
+      weights: of its examples; of none at all nothing is said.
+
+    Raises:
+      UserError: all weights are zero in float32.
+    """
+    found = np.fromiter(weights, np.float32)
+    if found.size and not found.any():
+        raise UserError(
+            f"{name}: the weight of each of its {found.size} examples is 0, so nothing"
+            " can be learned or measured; give some a weight above 0"
+        )
 
 
 def split(

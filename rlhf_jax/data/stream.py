@@ -16,7 +16,7 @@ from rlhf_jax import types
 from rlhf_jax.data.batching import Example
 from rlhf_jax.data.order import Order
 from rlhf_jax.data.records import Record
-from rlhf_jax.data.sources import Dataset
+from rlhf_jax.data.sources import Dataset, require_weight
 from rlhf_jax.errors import UserError
 
 Batch = TypeVar(
@@ -138,7 +138,12 @@ def make(
     shuffle: bool = True,
     remainder: str = "drop",
 ) -> Stream[Batch]:
-    """Order and fingerprint over rows of the given sizes; see `pipeline`."""
+    """Order and fingerprint over rows of the given sizes; see `pipeline`.
+
+    Raises:
+      UserError: every example weighs nothing; batches cannot be formed.
+    """
+    require_weight(dataset.name, (example.weight for example in examples))
     order = Order(
         sizes,
         lengths=lengths,

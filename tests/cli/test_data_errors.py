@@ -26,15 +26,13 @@ def get_config():
             empty,
             kind="files",
             on_bad_line="stop",
-            heldout_share=0.5,
-            ranking_kind="pair",
             prompt_length=4,
             response_length=4,
             overlong_prompt="error",
             overlong_response="cut",
             prompt_suffix="",
             response_prefix="",
-            **{task!r},
+            **dict(dict(heldout_share=0.5, ranking_kind="pair"), **{task!r}),
         )
     )
     config.sft = ConfigDict(
@@ -121,3 +119,38 @@ def test_data_that_are_not_there_are_named(refused, experiment, tmp_path):
     path = tmp_path / "nope.jsonl"
     assert str(path) in refused("check", experiment(demonstrations=str(path)))
     assert "names no file" in refused("check", experiment())
+
+
+WEIGHTLESS = {
+    "demonstrations": '"prompt": "a", "response": "b"',
+    "prompts": '"prompt": "a"',
+    "rankings": '"prompt": "a", "chosen": "b", "rejected": "c"',
+    "pretraining": '"text": "ab"',
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTLESS)
+def test_examples_that_all_weigh_nothing_are_refused(
+    refused, experiment, tmp_path, kind
+):
+    """Of every kind, before any stage; 1e-60 is 0 where weights are float32."""
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text('{"prompt": "a", "response": "b"}\n' * 2)
+    line = WEIGHTLESS[kind]
+    bad.write_text(f'{{{line}, "weight": 0}}\n{{{line}, "weight": 1e-60}}\n')
+    files = {"demonstrations": str(good), kind: str(bad)}
+    config = experiment(**files, ranking_kind="pair", heldout_share=0.0)
+    workdir = tmp_path / "run"
+    message = refused("train", config, f"--workdir={workdir}")
+    assert "config.task, bad" in message and "weight" in message
+    assert not workdir.exists()
+
+
+def test_examples_without_a_token_to_train_on_are_refused(
+    refused, experiment, tmp_path
+):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "response": []}\n' * 3)
+    config = experiment(demonstrations=str(path), heldout_share=0.0)
+    message = refused("train", config, f"--workdir={tmp_path / 'run'}")
+    assert "data: none of its 3 examples has a token to train on" in message
