@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -249,11 +248,11 @@ class Context(NamedTuple):
         )
 
 
-def finish(context: Context, stage: str, result: dict[str, Any], began: float) -> None:
+def finish(context: Context, stage: str, result: dict[str, Any], spent: float) -> None:
     """Marks a stage as done: `done.json`, written in one piece."""
     record = {
         "stage": stage,
-        "seconds": round(time.monotonic() - began, 3),
+        "seconds": spent,
         "settings": dict(context.settings[stage]),
         "result": result,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from rlhf_jax.build import (
     shortcuts,
     summarizing,
     tasks,
+    timekeeping,
 )
 from rlhf_jax.build import context as contexts
 from rlhf_jax.build import seeds as seeding
@@ -261,10 +261,7 @@ def execute(
                     continue
                 if contexts.result_of(context, stage.name) is None:
                     logging.info("stage %s", stage.name)
-                    began = time.monotonic()
-                    with context.placement.active():
-                        result = stage.run()
-                    contexts.finish(context, stage.name, result, began)
+                    _run_stage(context, stage)
                 hosts.done(lambda: summarizing.summarize(context, stages, config))
         except Preempted as stopped:
             logging.info("%s; the same command continues", stopped)
@@ -273,3 +270,21 @@ def execute(
             for writer in context.writers:
                 writer.close()
     return 0
+
+
+def _run_stage(context: Context, stage: Stage) -> None:
+    """Runs a stage and marks it as done, with the seconds of all processes so far."""
+    keeper = timekeeping.Timekeeper(context.folder(stage.name))
+    keepers = [keeper] if hosts.first() else []
+    context.writers.extend(keepers)
+    try:
+        with context.placement.active():
+            result = stage.run()
+    except Preempted:
+        for one in keepers:
+            one.flush()
+        raise
+    contexts.finish(context, stage.name, result, keeper.seconds())
+    for one in keepers:
+        context.writers.remove(one)
+        one.close()

@@ -101,7 +101,8 @@ class Summary(TypedDict, total=False):
       gold_sd_sft: standard deviation of gold over prompts and samples of SFT.
       gold_definition: one sentence that says what gold is.
       reward_model: `accuracy` and `ceiling` on held-out pairs.
-      seconds_by_stage: stage -> wall seconds.
+      seconds_by_stage: stage -> wall seconds of all processes, of a killed one up to
+        its last checkpoint.
       verdict: one or two honest sentences.
     """
 
