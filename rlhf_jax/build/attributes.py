@@ -11,7 +11,7 @@ from absl import logging
 
 from rlhf_jax import data, hosts, networks
 from rlhf_jax.algorithms import forward, several_heads
-from rlhf_jax.build import normalization, parts, rm
+from rlhf_jax.build import normalization, parts, planned, rm
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.section import Section
 from rlhf_jax.data.feedback import views
@@ -57,9 +57,8 @@ def attributes(name: str, section: Section, context: Context) -> Stage:
         learner=context.learner("attributes", section, made),
         heads=heads,
     )
-    return rm.registered(model)._replace(
-        run=_Ratings(model, names, weights).run, plan=None
-    )
+    ratings = _Ratings(model, names, weights)
+    return rm.registered(model)._replace(run=ratings.run, plan=ratings.plan)
 
 
 def _weights(section: Section, names: Sequence[str]) -> tuple[float, ...]:
@@ -131,6 +130,27 @@ class _Ratings(NamedTuple):
             model.heads.fold(plain),
             model.batch_size,
             responses,
+        )
+
+    def plan(self) -> planned.Plan:
+        """The update as shapes."""
+        model = self.model
+        length, rows = model.context.task.length, model.batch_size
+        shape = (rows, len(self.names))
+        return planned.learning(
+            model.context,
+            model.name,
+            model.learner,
+            frozen=planned.base(model.context, model.network),
+            batch=AttributeBatch(
+                inputs=planned.inputs(rows, length),
+                ratings=jax.ShapeDtypeStruct(shape, np.float32),
+                rated=jax.ShapeDtypeStruct(shape, bool),
+                example_id=jax.ShapeDtypeStruct((rows,), np.int32),
+                weight=jax.ShapeDtypeStruct((rows,), np.float32),
+            ),
+            tokens=rows * length,
+            model_flops=3 * planned.forward_flops(model.network.config, rows, length),
         )
 
     def stream(

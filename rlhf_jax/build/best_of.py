@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlhf_jax import hosts, rng, rollout, stats
-from rlhf_jax.build import label, sampling
+from rlhf_jax.build import label, planned_rollouts, sampling
 from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.planned import Plan
 from rlhf_jax.build.section import Section
 from rlhf_jax.types import Rollout, Scorer
 
@@ -38,7 +39,7 @@ def best_of_n(name: str, section: Section, context: Context) -> Stage:
         batch_size=section.int("batch_size", 1),
         context=context,
     )
-    return Stage(name, stage.run, stage.describe)
+    return Stage(name, stage.run, stage.describe, stage.plan)
 
 
 class Drawn(NamedTuple):
@@ -130,6 +131,13 @@ class _BestOf(NamedTuple):
                 }
             )
         return result
+
+    def plan(self) -> Plan:
+        """Sampling and scoring of one batch of prompts."""
+        rows = min(self.batch_size, max(self.counts.values()))
+        return planned_rollouts.drawing(
+            self.context, self.sample, rows, self.best_of + 1, self.reward_model
+        )
 
     def describe(self) -> dict[str, Any]:
         """Arithmetic for `check`."""

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from rlhf_jax import data, hosts, rng
-from rlhf_jax.build import sampling
+from rlhf_jax.build import planned_rollouts, sampling
 from rlhf_jax.build.context import Context, Stage
+from rlhf_jax.build.planned import Plan
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
@@ -79,7 +80,11 @@ def label(name: str, section: Section, context: Context) -> Stage:
             f" x {responses}",
         }
 
-    return Stage(name, run, describe)
+    def plan() -> Plan:
+        rows = min(chunk, max(counts.values()))
+        return planned_rollouts.drawing(context, sample, rows, responses)
+
+    return Stage(name, run, describe, plan)
 
 
 def _round(name: str) -> tuple[int, ...]:

@@ -106,6 +106,32 @@ def online_preference(stage: Any, context: Any) -> Plan:
     return update._replace(programs=programs)
 
 
+def drawing(
+    context: Any, sampler: Any, prompts: int, samples: int, reward_model: str = ""
+) -> Plan:
+    """The plan of a stage that draws responses and learns nothing; a step is a batch.
+
+    Args:
+      context: of the run.
+      sampler: of the stage.
+      prompts: of a batch.
+      samples: of each prompt.
+      reward_model: what scores them, as the config names it; by default none.
+    """
+    task = context.task
+    variables = planned.variables(context, context.model.language())
+    scorers = scoring(context, reward_model)
+    drawn = collecting.scored_like(
+        prompts, samples, task.prompt_length, task.response_length, False
+    ).rollout
+    programs = [
+        sampling(context, sampler, variables, prompts, samples, beside=scorers),
+        *scores(context, scorers, planned.rows(context, drawn), beside=variables),
+    ]
+    length = task.prompt_length + task.response_length
+    return Plan(programs, prompts * samples * length)
+
+
 def sampling(
     context: Any, sampler: Any, variables: Any, prompts: int, samples: int, beside: Any
 ) -> Planned:

@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from rlhf_jax.build import loading, plan_advice, planning
+from rlhf_jax.build import loading, plan_advice, planning, sections
 from rlhf_jax.errors import UserError
 from rlhf_jax.planning import compiling, devices, topology
 
@@ -45,10 +45,10 @@ def test_every_program_of_the_experiment_is_planned(plan):
     result, written, said = plan
     names = [one["name"] for one in result["programs"]]
     rollouts = ["ppo/rollout", "ppo/score", "ppo/learn"]
-    assert names == ["sft/update", "rm/update", *rollouts]
+    assert names == ["sft/update", "label/rollout", "rm/update", *rollouts]
     assert written == json.loads(json.dumps(result))
     assert said[0] == "compiling sft/update ..." and len(said) == 2 * len(names)
-    assert result["stages_without_programs"] == ["label"]
+    assert result["stages_without_programs"] == []
     assert set(program(result, "ppo/rollout")["phases"]) >= {"prefill", "decode"}
     learn = set(program(result, "ppo/learn")["phases"])
     assert learn >= {"update", "experience", "reference", "values"}
@@ -61,6 +61,21 @@ def test_operations_are_those_of_the_formula(plan):
     are no products: there the whole program is compared.
     """
     for one in plan[0]["programs"]:
+        assert one["total_flops"] == pytest.approx(one["model_flops"], rel=0.05), one
+
+
+def test_stages_that_draw_and_that_rate_are_planned(tmp_path):
+    """A sampler's rows are all responses of a batch; regression is 6 N a token."""
+    config = loading.load("experiments/bond.py:tiny")
+    config.stages, config.model.num_layers = ("sft", "label", "rm", "best", "rated"), 1
+    with config.unlocked():
+        config.rated = sections.attributes(
+            1e-3, attributes=("clear", "short"), weights=(1.0, 1.0), batch_size=4
+        )
+    result = planning.plan(config, "bond", topology("cpu:1"), tmp_path, say=print)
+    assert tuple(result["stages_without_programs"]) == ()
+    for name in ("label/rollout", "best/rollout", "best/score", "rated/update"):
+        one = program(result, name)
         assert one["total_flops"] == pytest.approx(one["model_flops"], rel=0.05), one
 
 
