@@ -14,7 +14,7 @@ Result: held-out loss and ROUGE improve with size; preferred to the reference su
   the paper's judge in about 33 %, 41 % and 43 % of cases (read off its figure).
   The full-scale run has not been run here: only its `tiny` form has.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
-  1b on v5e:16x16: 0.27 of 15.75 GiB; sft 0.0999 s
+  1b on v5e:16x16: 0.29 of 15.75 GiB; sft 0.057 s
 
 116,722 demonstrations, batch 128, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a
 cosine schedule; prompts of at most 512 tokens lose whole lines from their end, the

@@ -152,6 +152,15 @@ class Placement(NamedTuple):
         """Into how many parts an axis of this logical name is split."""
         return math.prod(self.mesh.shape[axis] for axis in self._over(name))
 
+    def split(self, name: str | None) -> tuple[str, ...]:
+        """The mesh axes of several devices that a logical name lies over."""
+        return tuple(axis for axis in self._over(name) if self.mesh.shape[axis] > 1)
+
+    def for_rollout(self) -> Placement:
+        """Where weights lie while responses are sampled from them."""
+        embed = self.rules["rollout_embed"]
+        return self._replace(rules={**self.rules, "embed": embed})
+
     def spec(self, *names: str | None) -> PartitionSpec:
         """The partition of an array from the logical names of its axes."""
         return sharding.spec(names, self.rules)
@@ -198,11 +207,8 @@ class Placement(NamedTuple):
 
         Axes of size 1 are left out, as programs leave them out of their results.
         """
-        axes = sharding.spec(names, self.rules)
-        kept = [
-            tuple(axis for axis in sharding.mesh_axes(x) if self.mesh.shape[axis] > 1)
-            for x in axes
-        ]
+        sharding.spec(names, self.rules)  # refuses what claims an axis twice
+        kept = [self.split(name) for name in names]
         while kept and not kept[-1]:
             kept.pop()
         return NamedSharding(

@@ -36,6 +36,9 @@ RULES: Rules = {
     "layers": None,
     "positions": None,
     "lora_rank": None,
+    # `embed` while responses are sampled: the weights are gathered once for all tokens,
+    # instead of once for each of them.
+    "rollout_embed": None,
     # Activations. `batch` takes both axes that split the data, so that the width of an
     # activation cannot lie over `fsdp` as the width of a parameter does.
     "batch": ("data", "fsdp"),

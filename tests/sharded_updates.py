@@ -1,7 +1,7 @@
 """Updates of each kind of learner on eight fake devices, against one device.
 
 `python tests/sharded_updates.py CASE ...` prints `ok CASE` for each; a case is
-`LEARNER:data,fsdp,tensor,sequence`.
+`LEARNER:data,fsdp,tensor,sequence,slices` and means what `config.mesh` means by it.
 """
 
 import os
@@ -26,8 +26,10 @@ from rlhf_jax import (  # noqa: E402
     sharding,
 )
 from rlhf_jax.algorithms import preference_scoring  # noqa: E402
+from rlhf_jax.build import models, placing  # noqa: E402
+from rlhf_jax.build.section import Section  # noqa: E402
 from rlhf_jax.losses import preference  # noqa: E402
-from rlhf_jax.placement import Placement, one_device  # noqa: E402
+from rlhf_jax.placement import one_device  # noqa: E402
 from rlhf_jax.types import (  # noqa: E402
     ComparisonBatch,
     ModelInputs,
@@ -38,7 +40,7 @@ from rlhf_jax.types import (  # noqa: E402
 
 jax.config.update("jax_disable_most_optimizations", True)
 
-ROWS, PROMPT, RESPONSE, VOCAB = 8, 8, 8, 32
+ROWS, PROMPT, RESPONSE, VOCAB = 8, 8, 7, 32
 LENGTH = PROMPT + RESPONSE
 CONFIG = networks.presets.llama(
     vocab_size=VOCAB,
@@ -229,13 +231,14 @@ def main(cases):
         name, sizes = case.split(":")
         if name not in alone:
             alone[name] = two_steps(name, one_device())
-        axes = dict(zip(sharding.AXES, map(int, sizes.split(",")), strict=True))
-        mesh = sharding.mesh(**axes)
-        placement = Placement(mesh, names=networks.axis_names(POLICY, SCALAR))
+        keys = (*sharding.AXES, "slices")
+        mesh = dict(zip(keys, map(int, sizes.split(",")), strict=True))
+        section = Section({**mesh, "rules": ()}, "config.mesh")
+        placement = placing.placement(section, models.Model(CONFIG, None, {}, None))
         state, found = two_steps(name, placement)
         check_same(case, (state, found), alone[name])
-        check_split(case, state, mesh)
-        if case == "sft:1,4,2,1":
+        check_split(case, state, placement.mesh)
+        if case == "sft:1,4,2,1,1":
             check_collectives(case, placement)
         print("ok", case, flush=True)
 

@@ -27,7 +27,7 @@ SIDEWAYS = {
     "hosts": {"errors"},
     "placement": {"errors", "sharding"},
     "stats": {"errors", "metrics", "rng", "types"},
-    "ops": {"errors", "types"},
+    "ops": {"errors", "placement", "types"},
     "planning": {"errors"},
     "cli": {"build"},
     "__main__": {"cli"},

@@ -13,10 +13,12 @@ from rlhf_jax import networks, optimizers, placement, rng, sharding
 from rlhf_jax.errors import UserError
 
 CASES = (
-    *("sft:8,1,1,1", "sft:1,4,2,1", "sft:2,1,1,4", "rm:2,2,2,1", "dpo:1,4,2,1"),
-    *("ppo:2,2,2,1", "ppo:1,2,2,2"),
+    *("sft:8,1,1,1,1", "sft:1,4,2,1,1", "sft:2,1,1,4,1", "sft:4,1,2,1,2"),
+    *("rm:2,2,2,1,1", "rm:1,2,4,1,1", "dpo:1,4,2,1,1"),
+    *("ppo:2,2,2,1,1", "ppo:1,2,2,2,1", "ppo:2,1,4,1,2"),
 )
-"""Learner and the sizes of data, fsdp, tensor and sequence."""
+"""Learner, the sizes of data, fsdp, tensor and sequence, and slices of a pod; with
+`tensor=4` the two key-value heads are on every device of that axis."""
 
 
 @pytest.mark.identity("C31")

@@ -95,7 +95,11 @@ class Attention(nn.Module):
         if inputs.angles is not None:
             queries = rotate(queries, inputs.angles)
             keys = rotate(keys, inputs.angles)
-        keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+        # A device that has a part of the length has queries of it, and all keys.
+        keys, values = (
+            constrain(x.swapaxes(1, 2), "batch", "activation_kv_heads", None, None)
+            for x in (keys, values)
+        )
         if cache is not None:
             cache, keys, values = append(cache, keys, values)
         attend_by = attend

@@ -13,6 +13,7 @@ from rlhf_jax.networks import positions as places
 from rlhf_jax.networks.attention import LayerInputs
 from rlhf_jax.networks.cache import Cache
 from rlhf_jax.networks.config import TransformerConfig
+from rlhf_jax.placement import constrain
 from rlhf_jax.types import ModelInputs
 
 Array = jax.Array
@@ -54,6 +55,7 @@ def layer_context(
         key_mask=keys.mask,
         key_segments=keys.segment_ids,
     )
+    mask = constrain(mask, "batch", "length", None)
     kernel = functools.partial(kernels.choose, attention, config, inputs)
     everywhere = LayerInputs(
         mask, angles(config, inputs.positions, local=False), kernel(local=False)

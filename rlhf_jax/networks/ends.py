@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.networks.initial import start
-from rlhf_jax.networks.layers import Dtype, kernel_std, lora_variable
+from rlhf_jax.networks.layers import Dtype, flattened, kernel_std, lora_variable
 from rlhf_jax.placement import constrain
 
 
@@ -102,7 +102,7 @@ class ScalarHead(nn.Module):
         ):
             correction = lora_variable(self, "kernel", start(("embed",)), size)
             kernel = kernel + correction.astype(jnp.float32)
-        flat = hidden.reshape(-1, self.config.width).astype(jnp.float32)
+        flat = flattened(hidden).astype(jnp.float32)
         # Highest precision: accelerators would multiply float32 with fewer bits.
         product = jnp.matmul(flat, kernel, precision="highest")
         return product.reshape(hidden.shape[:-1])

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax import placement
 from rlhf_jax.networks.config import LoRA, Number, TransformerConfig
 from rlhf_jax.networks.initial import start
 from rlhf_jax.placement import constrain
@@ -27,9 +28,6 @@ Dtype = Any
 
 class Projection(nn.Module):
     """`x W + b`, plus the low-rank path where the variables hold one.
-
-    The token axes are flattened, so that forward and both backward products are plain
-    matrix products.
 
     Attributes:
       features: size of the output.
@@ -53,7 +51,7 @@ class Projection(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`x[..., inputs]` to `[..., features]`."""
         inputs = x.shape[-1]
-        flat = x.reshape(-1, inputs).astype(self.dtype)
+        flat = flattened(x).astype(self.dtype)
         kernel: Any = self.param(
             "kernel",
             start(self.axes, std=self.std),
@@ -67,7 +65,8 @@ class Projection(nn.Module):
             bias: Any = self.param(
                 "bias", start(self.axes[1:]), (self.features,), self.param_dtype
             )
-            y = y + bias[None].astype(self.dtype)
+            row = bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+            y = y + row.astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
     def _has_adapter(self) -> bool:
@@ -81,6 +80,16 @@ class Projection(nn.Module):
         b = lora_variable(self, "b", zero, (lora.rank, self.features))
         low = flat @ a.astype(self.dtype)
         return low @ b.astype(self.dtype) * jnp.asarray(lora.scale, self.dtype)
+
+
+def flattened(x: Array) -> Array:
+    """`x[... D]` with one token axis, so that a product and both of its gradients are
+    plain matrix products; as it is where the length lies over several devices, since
+    rows and lengths that are both split cannot be one axis, and would be gathered."""
+    here = placement.current()
+    if here is not None and here.split("length"):
+        return x
+    return x.reshape(-1, x.shape[-1])
 
 
 def lora_variable(

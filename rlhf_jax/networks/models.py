@@ -156,6 +156,18 @@ def axis_names(*networks: Network) -> placement.Names:
     return found
 
 
+def _matrices(variables: Any, dtype: Any) -> Any:
+    """Variables whose matrices are of the dtype that their products are taken in;
+    scales and biases of norms, and scalar heads, are read in float32."""
+
+    def cast(path: Any, leaf: Array) -> Array:
+        names = [str(entry.key) for entry in path]
+        product = names[-1] in ("kernel", "tokens", "positions", "a", "b")
+        return leaf.astype(dtype) if product and "head" not in names else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, variables)
+
+
 def _initializer(init: Initializer | float) -> Initializer:
     return normal(init) if isinstance(init, int | float) else init
 
@@ -181,6 +193,12 @@ def _network(parts: transformer.Parts) -> Network:
         return variables["params"]["embedding"]["tokens"].astype(parts.dtype)
 
     def for_decoding(variables: Any) -> Any:
+        here = placement.current()
+        if here is not None:
+            # Cast first: what is moved between devices is what the products read.
+            variables = _matrices(variables, parts.dtype)
+            where = here.for_rollout().shardings(variables)
+            variables = jax.lax.with_sharding_constraint(variables, where)
         if parts.scan_layers:
             return variables
         return transformer.unstack_layers(variables, config)

@@ -124,6 +124,22 @@ def empty_sums(tokens: int) -> SoftmaxSums:
     return SoftmaxSums(jnp.full((tokens,), -jnp.inf, jnp.float32), zeros, zeros)
 
 
+def rescaled(sums: SoftmaxSums, largest: Array) -> SoftmaxSums:
+    """The same sums counted from another logit, `largest` [N]; x stays as it is."""
+    scale = jnp.exp(_drop(sums, largest))
+    return SoftmaxSums(largest, sums.total * scale, sums.moment * scale)
+
+
+def recentered(sums: SoftmaxSums, largest: Array) -> SoftmaxSums:
+    """As `rescaled`, for an x that is itself counted from the largest logit."""
+    moment = sums.moment + _drop(sums, largest) * sums.total
+    return rescaled(sums._replace(moment=moment), largest)
+
+
+def _drop(sums: SoftmaxSums, largest: Array) -> Array:
+    return jnp.where(sums.total > 0, sums.largest - largest, 0.0)
+
+
 def add_logits(sums: SoftmaxSums, logits: Array, extra: Array | None) -> SoftmaxSums:
     """The sums after one more chunk: logits [N C], x = `extra` [N C].
 
@@ -131,14 +147,12 @@ def add_logits(sums: SoftmaxSums, logits: Array, extra: Array | None) -> Softmax
     keeps the digits of the entropy: where the largest moves, every summed x does.
     """
     largest = jnp.maximum(sums.largest, jnp.max(logits, axis=1))
-    drop = jnp.where(sums.total > 0, sums.largest - largest, 0.0)
     shifted = logits - largest[:, None]
     exps = jnp.exp(shifted)
-    moment = sums.moment
-    if extra is None:
-        moment, extra = moment + drop * sums.total, shifted
+    moved = (recentered if extra is None else rescaled)(sums, largest)
+    extra = shifted if extra is None else extra
     return SoftmaxSums(
         largest,
-        sums.total * jnp.exp(drop) + jnp.sum(exps, axis=1),
-        moment * jnp.exp(drop) + jnp.sum(exps * extra, axis=1),
+        moved.total + jnp.sum(exps, axis=1),
+        moved.moment + jnp.sum(exps * extra, axis=1),
     )

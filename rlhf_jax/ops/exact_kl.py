@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlhf_jax.ops import chunks
+from rlhf_jax.ops.spreading import Spread, spread
 
 
 def exact_kl(
@@ -37,7 +38,7 @@ def exact_kl(
       temperature: divides the logits of both, above 0.
       softcap_p: soft cap of the logits of p, or None.
       softcap_q: soft cap of the logits of q, or None.
-      chunk_size: vocabulary rows per chunk; None chooses by size.
+      chunk_size: vocabulary rows per chunk of a device; None chooses by size.
 
     Returns:
       float32 of the leading shape, differentiable in all four arrays (reverse mode).
@@ -46,15 +47,20 @@ def exact_kl(
       UserError: where temperature, softcap or chunk size is not positive.
     """
     heads = (chunks.head(temperature, softcap_p), chunks.head(temperature, softcap_q))
-    flat_p = hidden_p.reshape(-1, hidden_p.shape[-1])
-    flat_q = hidden_q.reshape(-1, hidden_q.shape[-1])
-    size = chunks.rows_per_chunk(flat_p.shape[0], unembedding_p.shape[0], chunk_size)
-    arrays = (flat_p, unembedding_p, flat_q, unembedding_q)
-    result: Any = _chunked(*arrays, heads, size)
-    return result.reshape(hidden_p.shape[:-1])
+    shape = hidden_p.shape[:-1]
+    over = spread(shape, unembedding_p, unembedding_q)
+    states_p, states_q = over.arrange(hidden_p, shape), over.arrange(hidden_q, shape)
+    sizes = over.sizes(states_p[..., 0], unembedding_p)
+    size = chunks.rows_per_chunk(*sizes, chunk_size)
+    arrays = (states_p, unembedding_p, states_q, unembedding_q)
+    result: Any = _chunked(*arrays, heads, size, over)
+    return over.restore(result, shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+_GIVEN = ("states", "matrix", "states", "matrix")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _chunked(
     hidden_p: Array,
     unembedding_p: Array,
@@ -62,9 +68,10 @@ def _chunked(
     unembedding_q: Array,
     heads: tuple[chunks.Head, chunks.Head],
     size: int,
+    over: Spread,
 ) -> Array:
     arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q)
-    return _forward(*arrays, heads, size)[0]
+    return _forward(*arrays, heads, size, over)[0]
 
 
 def _forward(
@@ -74,59 +81,86 @@ def _forward(
     unembedding_q: Array,
     heads: tuple[chunks.Head, chunks.Head],
     size: int,
+    over: Spread,
 ) -> Any:
     """KL = E_p[l_p - l_q] - logsumexp(l_p) + logsumexp(l_q)."""
 
-    def body(start: Any, rows: int, carry: Any) -> Any:
-        sums_p, sums_q = carry
-        logits_p = heads[0].logits(hidden_p, chunks.read(unembedding_p, start, rows))
-        logits_q = heads[1].logits(hidden_q, chunks.read(unembedding_q, start, rows))
-        sums_p = chunks.add_logits(sums_p, logits_p, logits_p - logits_q)
-        return sums_p, chunks.add_logits(sums_q, logits_q, None)
+    def local(hidden_p: Array, rows_p: Array, hidden_q: Array, rows_q: Array) -> Any:
+        flat_p, flat_q = _flat(hidden_p), _flat(hidden_q)
 
-    empty = chunks.empty_sums(hidden_p.shape[0])
-    sums_p, sums_q = chunks.fold(body, (empty, empty), unembedding_p.shape[0], size)
-    lse_p, lse_q = sums_p.logsumexp, sums_q.logsumexp
-    kl = sums_p.mean - (lse_p - lse_q)
-    saved = (hidden_p, unembedding_p, hidden_q, unembedding_q, lse_p, lse_q, kl)
-    return kl, saved
+        def body(start: Any, rows: int, carry: Any) -> Any:
+            sums_p, sums_q = carry
+            logits_p = heads[0].logits(flat_p, over.read(rows_p, start, rows))
+            logits_q = heads[1].logits(flat_q, over.read(rows_q, start, rows))
+            sums_p = chunks.add_logits(sums_p, logits_p, logits_p - logits_q)
+            return sums_p, chunks.add_logits(sums_q, logits_q, None)
+
+        empty = chunks.empty_sums(flat_p.shape[0])
+        sums_p, sums_q = chunks.fold(body, (empty, empty), rows_p.shape[0], size)
+        sums_p = over.merge(sums_p, chunks.rescaled)
+        lse_p = sums_p.logsumexp
+        lse_q = over.merge(sums_q, chunks.recentered).logsumexp
+        found = (sums_p.mean - (lse_p - lse_q), lse_p, lse_q)
+        return tuple(x.reshape(hidden_p.shape[:-1]) for x in found)
+
+    arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q)
+    found = over.run(local, _GIVEN, ("tokens",) * 3)(*arrays)
+    return found[0], (*arrays, *found)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
 
 
 def _backward(
-    heads: tuple[chunks.Head, chunks.Head], size: int, saved: Any, cotangent: Array
+    heads: tuple[chunks.Head, chunks.Head],
+    size: int,
+    over: Spread,
+    saved: Any,
+    cotangent: Array,
 ) -> Any:
     """d KL / d l_p = p (log p - log q - KL); d KL / d l_q = q - p."""
-    hidden_p, unembedding_p, hidden_q, unembedding_q, lse_p, lse_q, kl = saved
 
-    def body(start: Any, rows: int, carry: Any) -> Any:
-        part_p = chunks.read(unembedding_p, start, rows)
-        part_q = chunks.read(unembedding_q, start, rows)
-        logits_p, pull_p = jax.vjp(heads[0].logits, hidden_p, part_p)
-        logits_q, pull_q = jax.vjp(heads[1].logits, hidden_q, part_q)
-        log_p, log_q = logits_p - lse_p[:, None], logits_q - lse_q[:, None]
-        p = jnp.exp(log_p)
-        slope_p = p * (log_p - log_q - kl[:, None])
-        from_p = pull_p(cotangent[:, None] * slope_p)
-        from_q = pull_q(cotangent[:, None] * (jnp.exp(log_q) - p))
-        d_p, rows_p, d_q, rows_q = carry
+    def local(
+        hidden_p: Array, matrix_p: Array, hidden_q: Array, matrix_q: Array, *more: Array
+    ) -> Any:
+        flat_p, flat_q = _flat(hidden_p), _flat(hidden_q)
+        kl, lse_p, lse_q, cotangent = (x.reshape(-1)[:, None] for x in more)
+
+        def body(start: Any, rows: int, carry: Any) -> Any:
+            part_p = over.read(matrix_p, start, rows)
+            part_q = over.read(matrix_q, start, rows)
+            logits_p, pull_p = jax.vjp(heads[0].logits, flat_p, part_p)
+            logits_q, pull_q = jax.vjp(heads[1].logits, flat_q, part_q)
+            log_p, log_q = logits_p - lse_p, logits_q - lse_q
+            p = jnp.exp(log_p)
+            from_p = pull_p(cotangent * (p * (log_p - log_q - kl)))
+            from_q = pull_q(cotangent * (jnp.exp(log_q) - p))
+            d_p, rows_p, d_q, rows_q = carry
+            return (
+                d_p + from_p[0].astype(jnp.float32),
+                over.write(rows_p, from_p[1], start),
+                d_q + from_q[0].astype(jnp.float32),
+                over.write(rows_q, from_q[1], start),
+            )
+
+        start = (
+            jnp.zeros(flat_p.shape, jnp.float32),
+            jnp.zeros_like(matrix_p),
+            jnp.zeros(flat_q.shape, jnp.float32),
+            jnp.zeros_like(matrix_q),
+        )
+        found = chunks.fold(body, start, matrix_p.shape[0], size)
+        d_p, d_q = (over.over_vocab(x) for x in found[::2])
         return (
-            d_p + from_p[0].astype(jnp.float32),
-            chunks.write(rows_p, from_p[1], start),
-            d_q + from_q[0].astype(jnp.float32),
-            chunks.write(rows_q, from_q[1], start),
+            d_p.astype(hidden_p.dtype).reshape(hidden_p.shape),
+            over.over_tokens(found[1]),
+            d_q.astype(hidden_q.dtype).reshape(hidden_q.shape),
+            over.over_tokens(found[3]),
         )
 
-    start = tuple(
-        jnp.zeros(x.shape, dtype)
-        for x, dtype in (
-            (hidden_p, jnp.float32),
-            (unembedding_p, unembedding_p.dtype),
-            (hidden_q, jnp.float32),
-            (unembedding_q, unembedding_q.dtype),
-        )
-    )
-    d_p, rows_p, d_q, rows_q = chunks.fold(body, start, unembedding_p.shape[0], size)
-    return d_p.astype(hidden_p.dtype), rows_p, d_q.astype(hidden_q.dtype), rows_q
+    kinds = (*_GIVEN, *("tokens",) * 4)
+    return over.run(local, kinds, _GIVEN)(*saved, cotangent)
 
 
 _chunked.defvjp(_forward, _backward)

@@ -2,7 +2,8 @@
 
 The logits `[B, T, V]` never exist: the vocabulary is read in chunks (`ops.chunks`),
 each chunk's logits live for one iteration, and the backward pass computes them again
-from hidden states and unembedding. What fits into one chunk takes no loop.
+from hidden states and unembedding. What fits into one chunk takes no loop. On a mesh
+tokens and vocabulary are both split (`ops.spreading`).
 
 Logits are `softcap * tanh(hidden @ unembedding.T / softcap) / temperature`: the
 temperature of sampling belongs into every log-prob (check B9). The softmax is taken in
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from rlhf_jax.ops import chunks
 from rlhf_jax.ops.exact_kl import exact_kl as exact_kl
+from rlhf_jax.ops.spreading import Spread, spread
 
 
 class TokenLogprobs(NamedTuple):
@@ -87,7 +89,7 @@ def token_logprobs(
       targets: vocabulary ids in [0, V); on padding any valid id.
       temperature: divides the logits, above 0.
       softcap: soft cap of the logits before the temperature (Gemma 2), or None.
-      chunk_size: vocabulary rows per chunk; None chooses by size.
+      chunk_size: vocabulary rows per chunk of a device; None chooses by size.
 
     Returns:
       `TokenLogprobs`, each float32 of the shape of `targets`, differentiable in
@@ -97,11 +99,12 @@ def token_logprobs(
       UserError: where temperature, softcap or chunk size is not positive.
     """
     head = chunks.head(temperature, softcap)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    flat_targets = targets.reshape(-1)
-    size = chunks.rows_per_chunk(flat.shape[0], unembedding.shape[0], chunk_size)
-    result: Any = _chunked(flat, unembedding, flat_targets, head, size)
-    return TokenLogprobs(*(x.reshape(targets.shape) for x in result))
+    shape = targets.shape
+    over = spread(shape, unembedding)
+    states, ids = over.arrange(hidden, shape), over.arrange(targets, shape)
+    size = chunks.rows_per_chunk(*over.sizes(ids, unembedding), chunk_size)
+    result: Any = _chunked(states, unembedding, ids, head, size, over)
+    return TokenLogprobs(*(over.restore(x, shape) for x in result))
 
 
 def _target_logit(logits: Array, targets: Array, start: Any) -> Array:
@@ -125,67 +128,118 @@ def _empty(targets: Array) -> Any:
     return chunks.empty_sums(targets.shape[0]), jnp.zeros(targets.shape, jnp.float32)
 
 
-def _result(carry: Any) -> TokenLogprobs:
-    sums, target = carry
-    lse = sums.logsumexp
+def _result(carry: Any, over: Spread) -> TokenLogprobs:
+    sums = over.merge(carry[0], chunks.recentered)
+    target, lse = over.over_vocab(carry[1]), sums.logsumexp
     # H = logsumexp - E[l], both counted from the largest logit.
     return TokenLogprobs(target - lse, jnp.log(sums.total) - sums.mean, lse)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+_GIVEN = ("states", "matrix", "tokens")
+_FOUND = TokenLogprobs("tokens", "tokens", "tokens")  # type: ignore[arg-type]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _chunked(
-    hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
+    hidden: Array,
+    unembedding: Array,
+    targets: Array,
+    head: chunks.Head,
+    size: int,
+    over: Spread,
 ) -> TokenLogprobs:
-    """Online softmax over chunks; hidden [N D], targets [N]."""
+    """Online softmax over chunks; hidden [... D], targets [...]."""
 
-    def body(start: Any, rows: int, carry: Any) -> Any:
-        raw = chunks.product(hidden, chunks.read(unembedding, start, rows))
-        return _sums(raw, targets, start, head, carry)
+    def local(hidden: Array, unembedding: Array, targets: Array) -> TokenLogprobs:
+        flat, ids = _flat(hidden, unembedding, targets, over)
 
-    return _result(chunks.fold(body, _empty(targets), unembedding.shape[0], size))
+        def body(start: Any, rows: int, carry: Any) -> Any:
+            raw = chunks.product(flat, over.read(unembedding, start, rows))
+            return _sums(raw, ids, start, head, carry)
+
+        carry = chunks.fold(body, _empty(ids), unembedding.shape[0], size)
+        return _shaped(_result(carry, over), targets)
+
+    return over.run(local, _GIVEN, _FOUND)(hidden, unembedding, targets)
+
+
+def _flat(
+    hidden: Array, unembedding: Array, targets: Array, over: Spread
+) -> tuple[Array, Array]:
+    """States [N D] of a device, and targets [N] counted from its first row."""
+    ids = targets.reshape(-1) - over.first(unembedding)
+    return hidden.reshape(-1, hidden.shape[-1]), ids
+
+
+def _shaped(values: Any, like: Array) -> Any:
+    return jax.tree.map(lambda x: x.reshape(like.shape), values)
 
 
 def _forward(
-    hidden: Array, unembedding: Array, targets: Array, head: chunks.Head, size: int
+    hidden: Array,
+    unembedding: Array,
+    targets: Array,
+    head: chunks.Head,
+    size: int,
+    over: Spread,
 ) -> Any:
     """Where one chunk holds everything, its product is kept for the backward pass."""
-    raw = None
-    if size == unembedding.shape[0]:
-        raw = chunks.product(hidden, unembedding)
-        result = _result(_sums(raw, targets, 0, head, _empty(targets)))
+
+    def local(hidden: Array, unembedding: Array, targets: Array) -> Any:
+        flat, ids = _flat(hidden, unembedding, targets, over)
+        raw = chunks.product(flat, over.read(unembedding, 0, unembedding.shape[0]))
+        result = _result(_sums(raw, ids, 0, head, _empty(ids)), over)
+        return _shaped(result, targets), raw
+
+    given, raw = (hidden, unembedding, targets), None
+    if size == over.sizes(targets, unembedding)[1]:
+        result, raw = over.run(local, _GIVEN, (_FOUND, "logits"))(*given)
     else:
-        result: Any = _chunked(hidden, unembedding, targets, head, size)
-    saved = (hidden, unembedding, targets, raw, result.entropy, result.logsumexp)
-    return result, saved
+        result: Any = _chunked(*given, head, size, over)
+    return result, (*given, result.entropy, result.logsumexp, raw)
 
 
 def _backward(
-    head: chunks.Head, size: int, saved: Any, cotangents: TokenLogprobs
+    head: chunks.Head, size: int, over: Spread, saved: Any, cotangents: TokenLogprobs
 ) -> Any:
     """Chunks again. With p the softmax, y the target, H the entropy:
     d logprob / d l_v = 1[v = y] - p_v; d H / d l_v = -p_v (log p_v + H);
     d logsumexp / d l_v = p_v."""
-    hidden, unembedding, targets, kept, entropy, lse = saved
+    *given, entropy, lse, kept = saved
     to_logprob, to_entropy, to_lse = cotangents
     constant = to_lse - to_logprob - to_entropy * entropy
+    columns = (lse, constant, to_logprob, to_entropy)
 
-    def body(start: Any, rows: int, carry: Any) -> Any:
-        d_hidden, d_unembedding = carry
-        part = chunks.read(unembedding, start, rows)
-        raw = chunks.product(hidden, part) if kept is None else kept
-        logits, pull = jax.vjp(head.shape, raw)
-        logprobs = logits - lse[:, None]
-        slope = constant[:, None] - to_entropy[:, None] * logprobs
-        chosen = jnp.arange(rows)[None, :] == (targets - start)[:, None]
-        push = jnp.exp(logprobs) * slope + jnp.where(chosen, to_logprob[:, None], 0.0)
-        _, to_factors = jax.vjp(chunks.product, hidden, part)
-        from_hidden, from_rows = to_factors(*pull(push))
-        d_hidden = d_hidden + from_hidden.astype(jnp.float32)
-        return d_hidden, chunks.write(d_unembedding, from_rows, start)
+    def local(*arrays: Array) -> tuple[Array, Array]:
+        hidden, unembedding, targets = arrays[:3]
+        kept = arrays[7] if len(arrays) > 7 else None
+        flat, ids = _flat(hidden, unembedding, targets, over)
+        lse, constant, to_logprob, to_entropy = (
+            x.reshape(-1)[:, None] for x in arrays[3:7]
+        )
 
-    start = (jnp.zeros(hidden.shape, jnp.float32), jnp.zeros_like(unembedding))
-    d_hidden, d_unembedding = chunks.fold(body, start, unembedding.shape[0], size)
-    return d_hidden.astype(hidden.dtype), d_unembedding, None
+        def body(start: Any, rows: int, carry: Any) -> Any:
+            d_hidden, d_unembedding = carry
+            part = over.read(unembedding, start, rows)
+            raw = chunks.product(flat, part) if kept is None else kept
+            logits, pull = jax.vjp(head.shape, raw)
+            logprobs = logits - lse
+            slope = constant - to_entropy * logprobs
+            chosen = jnp.arange(rows)[None, :] == (ids - start)[:, None]
+            push = jnp.exp(logprobs) * slope + jnp.where(chosen, to_logprob, 0.0)
+            _, to_factors = jax.vjp(chunks.product, flat, part)
+            from_hidden, from_rows = to_factors(*pull(push))
+            d_hidden = d_hidden + from_hidden.astype(jnp.float32)
+            return d_hidden, over.write(d_unembedding, from_rows, start)
+
+        start = (jnp.zeros(flat.shape, jnp.float32), jnp.zeros_like(unembedding))
+        d_hidden, d_matrix = chunks.fold(body, start, unembedding.shape[0], size)
+        d_hidden = over.over_vocab(d_hidden).astype(hidden.dtype)
+        return d_hidden.reshape(hidden.shape), over.over_tokens(d_matrix)
+
+    kinds = (*_GIVEN, *("tokens",) * 4, *(() if kept is None else ("logits",)))
+    run = over.run(local, kinds, ("states", "matrix"))
+    return *run(*given, *columns, *(() if kept is None else (kept,))), None
 
 
 _chunked.defvjp(_forward, _backward)

@@ -36,8 +36,8 @@ def test_the_header_of_a_recipe_says_what_its_plan_gives(recipe, tmp_path):
     assert made["fits"]
     assert plan_all.agrees(plan_all.said(recipe, found) or "", found), found
     (one,) = made["programs"]
-    # 8 / 6, and logits: chunks of the vocabulary are not split over `tensor`.
-    assert 1.0 < one["total_flops"] / one["model_flops"] < 1.8
+    # 8 / 6 at most: no device repeats what another one does.
+    assert 1.0 < one["total_flops"] / one["model_flops"] < 1.4
     assert not one["kernels_without_estimate"] and not one["unbounded_loops"]
     kinds = set(one["collectives"])
     assert {"all-gather", "all-reduce"} <= kinds | {"reduce-scatter"}
