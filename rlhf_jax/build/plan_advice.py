@@ -91,8 +91,9 @@ def seconds(value: float) -> str:
 def suggestion(plan: Mapping[str, Any], config: Any, context: Context) -> str:
     """What would bring the fullest stage down: the first of these that is left.
 
-    Smaller microbatches and rematerialization where temporaries are most of it, else a
-    mesh that splits the state further.
+    Weights that a rollout need not hold whole, smaller microbatches and
+    rematerialization where temporaries are most of it, else a mesh that splits the
+    state further.
     """
     stage = plan["fullest_stage"]
     rows = [p for p in plan["programs"] if p["name"].rpartition("/")[0] == stage]
@@ -100,6 +101,7 @@ def suggestion(plan: Mapping[str, Any], config: Any, context: Context) -> str:
     over = -plan["margin_bytes"]
     ideas = []
     if worst["temp_bytes"] >= over:
+        ideas += _gathered(worst["name"], context)
         ideas += _smaller(stage, config[stage], context, worst["name"])
         if config["model"]["remat"] != "full":
             ideas.append("--config.model.remat=full")
@@ -108,6 +110,15 @@ def suggestion(plan: Mapping[str, Any], config: Any, context: Context) -> str:
     if not ideas:
         ideas += _wider(plan, context, worst["resident_bytes"])
     return f"{worst['name']} is the fullest; try {' or '.join(ideas)}"
+
+
+def _gathered(name: str, context: Context) -> list[str]:
+    """Weights of a rollout gathered at every token, where they are so once for all."""
+    found = context.placement
+    once = set(found.split("embed")) - set(found.split("rollout_embed"))
+    if not name.endswith("/rollout") or not once:
+        return []
+    return [f"--config.mesh.rules=rollout_embed={'+'.join(found.split('embed'))}"]
 
 
 def _smaller(stage: str, settings: Any, context: Context, name: str) -> list[str]:

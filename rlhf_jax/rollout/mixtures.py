@@ -79,4 +79,9 @@ def geometric_mixture(
         heads = [n.unembedding(variables[name]) for name, n in networks.items()]
         return jnp.concatenate([h.astype(jnp.float32) for h in heads], axis=-1)
 
-    return Network(init, apply, init_cache, unembedding, policy.config)
+    def for_decoding(variables: Params) -> Params:
+        return {name: n.for_decoding(variables[name]) for name, n in networks.items()}
+
+    return Network(
+        init, apply, init_cache, unembedding, policy.config, for_decoding=for_decoding
+    )

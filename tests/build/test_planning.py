@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import math
+import types
 
 import jax
 import pytest
 
 from rlhf_jax.build import loading, plan_advice, planning, sections
+from rlhf_jax.build.context import Context
 from rlhf_jax.errors import UserError
 from rlhf_jax.planning import compiling, devices, topology
 
@@ -128,6 +130,27 @@ def test_what_does_not_fit_is_said_with_how_much_and_what_to_try(tmp_path):
     assert "--config.sft.microbatches=4" in result["suggestion"]
     last = plan_advice.table(result).splitlines()[-1]
     assert last.startswith("does not fit") and "--config.model.remat=full" in last
+
+
+@pytest.mark.parametrize(
+    ("name", "gathered", "first"),
+    [
+        ("rollout", (), "--config.mesh.rules=rollout_embed=fsdp"),
+        ("rollout", ("fsdp",), "--config.ppo.batch_size=32"),
+        ("learn", (), "--config.ppo.microbatches=2"),
+    ],
+)
+def test_a_rollout_that_does_not_fit_may_leave_its_weights_split(name, gathered, first):
+    row = {"name": f"ppo/{name}", "resident_bytes": 3, "temp_bytes": 2}
+    over = {"fullest_stage": "ppo", "margin_bytes": -1, "programs": [row]}
+    split = {"embed": ("fsdp",), "rollout_embed": gathered}
+    where = types.SimpleNamespace(row_shards=8, split=split.__getitem__)
+    config = {
+        "ppo": {"batch_size": 64, "microbatches": 1},
+        "model": {"remat": "full", "scan_layers": True},
+    }
+    context = Context(**dict.fromkeys(Context._fields) | {"placement": where})
+    assert f"; try {first}" in plan_advice.suggestion(over, config, context)
 
 
 def test_a_program_that_the_compiler_refuses_is_told_by_its_message():

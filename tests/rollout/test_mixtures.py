@@ -46,6 +46,18 @@ def test_its_logits_are_the_weighted_sum(weight):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_it_is_laid_out_for_decoding_as_its_models_are():
+    """Their layers are unstacked once, and on a mesh their weights gathered once."""
+    mixed = rollout.geometric_mixture(POLICY, REFERENCE, 0.4)
+    alone = {
+        "policy": POLICY.for_decoding(VARIABLES["policy"]),
+        "reference": REFERENCE.for_decoding(VARIABLES["reference"]),
+    }
+    assert jax.tree.structure(mixed.for_decoding(VARIABLES)) == jax.tree.structure(
+        alone
+    )
+
+
 @pytest.mark.identity("C32")
 def test_it_is_sampled_and_scored_as_any_network():
     """Sampled log-probs of a mixture are those of the training graph."""
