@@ -21,6 +21,7 @@ from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizers import optimizer as make_optimizer
 from rlhf_jax.optimizers import schedules
+from rlhf_jax.optimizers.adam import MOMENTS
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 RANGES = {"clip_eps": (0.0, None), "lam": (0.0, 1.0), "discount": (0.0, 1.0)}
@@ -262,6 +263,7 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
         b2=section.float("b2", 0.0, 1.0),
         eps=section.optional("eps", lambda key: section.float(key, 0.0)),
         eps_form=section.choice("eps_form", ("optax", "tensorflow")),  # type: ignore
+        moment_dtype=section.choice("moment_dtype", MOMENTS),
         weight_decay=section.float("weight_decay", 0.0),
         clip_norm=section.optional("clip_norm", lambda key: section.float(key, 0.0)),
         ema_decay=ema_decay,

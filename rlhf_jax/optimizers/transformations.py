@@ -17,7 +17,7 @@ import optax
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import schedules
-from rlhf_jax.optimizers.adam import scale_by_adam
+from rlhf_jax.optimizers.adam import MOMENTS, scale_by_adam
 from rlhf_jax.optimizers.averages import average_params, find_state
 
 Array = jax.Array
@@ -52,6 +52,7 @@ def optimizer(
     b2: float = 0.999,
     eps: float | None = None,
     eps_form: str = "optax",
+    moment_dtype: str = "float32",
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     ema_decay: float | None = None,
@@ -69,6 +70,7 @@ def optimizer(
       eps: added to the root of the second moment (Adam, default 1e-8), or to the
         squared gradients (Adafactor, default 1e-30).
       eps_form: where Adam's epsilon stands, see `scale_by_adam`.
+      moment_dtype: `float32`, or `bfloat16` for half the bytes of Adam's moments.
       weight_decay: decoupled, multiplied by the learning rate (Loshchilov and Hutter
         2019); biases and norm scales are left alone.
       clip_norm: bound on the global norm of the gradients of one group.
@@ -79,7 +81,8 @@ def optimizer(
       A transformation whose state is a `RecordedState`.
 
     Raises:
-      UserError: an unknown name or epsilon form, or weight decay with `adam`.
+      UserError: an unknown name, epsilon form or dtype, weight decay with `adam`, or
+        another dtype without Adam.
     """
     if name == "adam" and weight_decay:
         raise UserError(
@@ -92,7 +95,8 @@ def optimizer(
         "clip_norm": clip_norm,
     }
     numbers = {key: float(x) for key, x in given.items() if x is not None}
-    direction = _direction(name, b1, b2, eps, eps_form)
+    _check_moments(name, moment_dtype)
+    direction = _direction(name, b1, b2, eps, eps_form, moment_dtype)
 
     def chain(numbers: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
         links = [direction]
@@ -161,12 +165,18 @@ def decayed(params: Any) -> Any:
 
 
 def _direction(
-    name: str, b1: float, b2: float, eps: float | None, eps_form: str
+    name: str,
+    b1: float,
+    b2: float,
+    eps: float | None,
+    eps_form: str,
+    moment_dtype: str,
 ) -> optax.GradientTransformation:
     if eps_form not in ("optax", "tensorflow"):
         raise UserError(f"eps_form is {eps_form!r}; known: optax, tensorflow")
     if name in ("adam", "adamw"):
-        return scale_by_adam(b1, b2, 1e-8 if eps is None else eps, eps_form)
+        floor = 1e-8 if eps is None else eps
+        return scale_by_adam(b1, b2, floor, eps_form, moment_dtype)
     if name == "adafactor":
         # optax ends its adafactor with a change of sign; ours comes with the rate.
         floor = 1e-30 if eps is None else eps
@@ -174,6 +184,18 @@ def _direction(
     if name == "sgd":
         return optax.identity()
     raise UserError(f"optimizer {name!r}; known: adafactor, adam, adamw, sgd")
+
+
+def _check_moments(name: str, moment_dtype: str) -> None:
+    if moment_dtype not in MOMENTS:
+        raise UserError(
+            f"moment_dtype is {moment_dtype!r}; known: {', '.join(MOMENTS)}"
+        )
+    if moment_dtype != "float32" and name in ("adafactor", "sgd"):
+        raise UserError(
+            f"optimizer {name} keeps no moments of Adam, got"
+            f" moment_dtype={moment_dtype!r}; use adamw or adam, or float32"
+        )
 
 
 def _recorded(
