@@ -26,7 +26,7 @@ from rlhf_jax import (  # noqa: E402
     sharding,
 )
 from rlhf_jax.algorithms import preference_scoring  # noqa: E402
-from rlhf_jax.build import models, placing  # noqa: E402
+from rlhf_jax.build import defaults, models, placing  # noqa: E402
 from rlhf_jax.build.section import Section  # noqa: E402
 from rlhf_jax.losses import preference  # noqa: E402
 from rlhf_jax.placement import one_device  # noqa: E402
@@ -233,8 +233,10 @@ def main(cases):
             alone[name] = two_steps(name, one_device())
         keys = (*sharding.AXES, "slices")
         mesh = dict(zip(keys, map(int, sizes.split(",")), strict=True))
-        section = Section({**mesh, "rules": ()}, "config.mesh")
-        placement = placing.placement(section, models.Model(CONFIG, None, {}, None))
+        section = Section({**defaults.base().mesh, **mesh}, "config.mesh")
+        placement = placing.placement(
+            section, models.Model(CONFIG, None, {}, None, None)
+        )
         state, found = two_steps(name, placement)
         check_same(case, (state, found), alone[name])
         check_split(case, state, placement.mesh)

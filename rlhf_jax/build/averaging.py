@@ -97,9 +97,8 @@ class _Average(NamedTuple):
         done = self.context.folder(self.name) / "done.json"
         result = json.loads(done.read_text())["result"]
         gain, bias = result["gain"], result["bias"]
-        return rollout.reward_model_scorer(
-            self.network, self.load(), gain=gain, bias=bias
-        )
+        held = self.context.model.held(self.load())
+        return rollout.reward_model_scorer(self.network, held, gain=gain, bias=bias)
 
     def describe(self) -> dict[str, Any]:
         """What `check` prints; nothing is trained here."""

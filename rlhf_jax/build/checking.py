@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlhf_jax import rng
-from rlhf_jax.build import experiment, loading, models
+from rlhf_jax import planning, rng
+from rlhf_jax.build import experiment, loading, models, planned
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Network
@@ -34,7 +34,7 @@ def describe(config: Any) -> str:
         ["config", *_rows((k, repr(v)) for k, v in loading.flat(config).items())],
         *(_stage(stage, plain[stage.name], described) for stage in stages),
         _parameters(context, described),
-        _memory(context, plain, described),
+        *_memory(context, plain, described),
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
 
@@ -65,46 +65,67 @@ def _parameters(context: Context, described: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-class _Memory(NamedTuple):
-    """Bytes of one stage."""
+class _Arrays(NamedTuple):
+    """What a stage has on the devices at once, as shapes in their places."""
 
-    trained: int
-    gradients: int
-    optimizer: int
-    frozen: int
-    cache: int
+    trained: Any
+    gradients: Any
+    optimizer: Any
+    frozen: Any
+    cache: Any
+
+
+COLUMNS = ("trained", "gradients", "optimizer", "frozen", "KV cache")
 
 
 def _memory(
     context: Context, plain: Mapping[str, Any], described: Mapping[str, Any]
+) -> list[list[str]]:
+    """Bytes of each array once, and on a mesh those that a device holds of it."""
+    found = {
+        stage: _arrays(context, plain, stage, facts.get("state"))
+        for stage, facts in described.items()
+    }
+    title = "memory over all devices, without activations"
+    tables = [_memory_table(title, COLUMNS, found, _bytes)]
+    if context.placement.spread:
+        size = context.placement.mesh.size
+        title = f"memory of each of {size} devices, without activations and KV cache"
+        found = {stage: arrays[:-1] for stage, arrays in found.items()}
+        tables.append(_memory_table(title, COLUMNS[:-1], found, planning.per_device))
+    return tables
+
+
+def _memory_table(
+    title: str,
+    columns: Sequence[str],
+    found: Mapping[str, Sequence[Any]],
+    bytes_of: Callable[[Any], int],
 ) -> list[str]:
-    columns = ("trained", "gradients", "optimizer", "frozen", "KV cache", "sum")
-    rows: list[Sequence[str]] = [("stage", *columns)]
-    for stage, facts in described.items():
-        found = _stage_memory(context, plain, stage, facts.get("state"))
-        rows.append((stage, *map(units, (*found, sum(found)))))
-    return [
-        "memory over all devices, without activations",
-        *aligned(rows),
-    ]
+    rows: list[Sequence[str]] = [("stage", *columns, "sum")]
+    for stage, arrays in found.items():
+        sizes = [bytes_of(tree) for tree in arrays]
+        rows.append((stage, *map(units, (*sizes, sum(sizes)))))
+    return [title, *aligned(rows)]
 
 
-def _stage_memory(
+def _arrays(
     context: Context, plain: Mapping[str, Any], stage: str, state: Any
-) -> _Memory:
+) -> _Arrays:
     settings = plain[stage]
-    trained = _bytes(state.params) if state else 0
-    language = _bytes(_shapes(context.model.language()))
     beside = FROZEN.get(settings["kind"])
-    frozen = beside(context, plain, settings, language) if beside else 0
-    if state and context.model.lora is not None:
-        frozen += language
+    frozen = beside(context, plain, settings) if beside else []
+    if state is not None and context.model.lora is not None:
+        frozen.append(planned.variables(context, context.model.language()))
     rows, width = _sampled(settings), context.task.prompt_length
     columns = width + context.task.response_length - 1
     network = context.model.language()
     cache = jax.eval_shape(lambda: network.init_cache(rows, columns)) if rows else ()
-    optimizer = _bytes(state.opt_state) if state else 0
-    return _Memory(trained, trained, optimizer, frozen, _bytes(cache))
+    trained = optimizer = ()
+    if state is not None:
+        trained = context.placement.abstract(state.params)
+        optimizer = context.placement.abstract(state.opt_state)
+    return _Arrays(trained, trained, optimizer, frozen, cache)
 
 
 def _sampled(settings: Mapping[str, Any]) -> int:
@@ -121,28 +142,43 @@ def _sampled(settings: Mapping[str, Any]) -> int:
     return 0
 
 
-def _beside_ppo(context: Context, plain: Any, settings: Any, language: int) -> int:
+def _sampling(context: Context, plain: Any, settings: Any) -> list[Any]:
+    """The policy that samples."""
+    return [planned.variables(context, context.model.language())]
+
+
+def _beside_ppo(context: Context, plain: Any, settings: Any) -> list[Any]:
     """The reference, and the reward models that are asked."""
     members = settings["reward_model"].rpartition(":")[2].split(",")
     asked = [name for name in members if name in context.rewards]
-    if plain["scorer"] is not None or not asked:
-        return language
-    return language + len(asked) * _bytes(_shapes(context.model.scalar()))
+    found = [planned.held(context, context.model.language())]
+    if plain["scorer"] is not None:
+        return found
+    return found + [planned.held(context, context.model.scalar()) for _ in asked]
 
 
-FROZEN: Mapping[str, Callable[[Context, Any, Any, int], int]] = {
-    "label": lambda context, plain, settings, language: language,
+def _beside_pairs(context: Context, plain: Any, settings: Any) -> list[Any]:
+    """The reference, where it is asked in every step."""
+    if settings["reference"] is None or settings["cache_reference"]:
+        return []
+    return [planned.held(context, context.model.language())]
+
+
+def _beside_table(context: Context, plain: Any, settings: Any) -> list[Any]:
+    """The tuned policy, and what PPO has beside it."""
+    tuned = _sampling(context, plain, settings)
+    return tuned + _beside_ppo(context, plain, settings)
+
+
+FROZEN: Mapping[str, Callable[[Context, Any, Any], list[Any]]] = {
+    "label": _sampling,
     "best_of_n": _beside_ppo,
     "ppo": _beside_ppo,
     "online_preference": _beside_ppo,
-    "preference": lambda context, plain, settings, language: (
-        0 if settings["reference"] is None or settings["cache_reference"] else language
-    ),
-    "table": lambda context, plain, settings, language: (
-        language + _beside_ppo(context, plain, settings, language)
-    ),
+    "preference": _beside_pairs,
+    "table": _beside_table,
 }
-"""Bytes of the weights that a stage holds and does not train, adapters' base aside."""
+"""Weights that a stage holds and does not train, adapters' base aside."""
 
 
 def _shapes(network: Network) -> Any:

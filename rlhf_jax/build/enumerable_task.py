@@ -152,6 +152,10 @@ class TabularModel(NamedTuple):
         del placement
         return self.language().init(key)
 
+    def held(self, variables: Params) -> Params:
+        """Variables of a model that is not trained: as they are."""
+        return variables
+
 
 STARTS: Mapping[str, float] = {"zero": 0.0, "normal": 0.1}
 """Standard deviation of a scalar table at its start."""

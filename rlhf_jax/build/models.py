@@ -29,12 +29,15 @@ class Model(NamedTuple):
       lora: adapters of the trained networks, or None to train every parameter.
       options: keywords of `language_model` and `scalar_model` (dtypes, scan, remat).
       path: Hugging Face directory of the first weights, or None.
+      frozen_dtype: of references and reward models while another model trains; None
+        leaves them as they are.
     """
 
     config: networks.TransformerConfig
     lora: networks.LoRA | None
     options: dict[str, Any]
     path: Path | None
+    frozen_dtype: Any
 
     def language(self, *, adapters: bool = False, value_head: bool = False) -> Network:
         """A language model; with adapters where asked for and configured."""
@@ -58,9 +61,29 @@ class Model(NamedTuple):
             where = placement.shardings(jax.eval_shape(network.init, key))
         return huggingface.load(self.path, dtype=dtype, shardings=where)[1]
 
+    def held(self, variables: Params) -> Params:
+        """Variables of a model that is asked and not trained, in `frozen_dtype`.
+
+        Those that networks read in float32 whatever their dtype (norms, the scalar
+        head) stay as they are: where `dtype` is bfloat16, no number changes.
+        """
+        dtype = self.frozen_dtype
+        if dtype is None:
+            return variables
+
+        def one(path: Any, leaf: Array) -> Array:
+            names = {str(getattr(step, "key", step)) for step in path}
+            return leaf if names & _WIDE else leaf.astype(dtype)
+
+        return jax.tree_util.tree_map_with_path(one, variables)
+
     def _adapted(self, adapters: bool) -> networks.TransformerConfig:
         lora = self.lora if adapters else None
         return dataclasses.replace(self.config, lora=lora)
+
+
+_WIDE = {"scale", "bias", "head"}
+"""Names of variables that enter sums in float32."""
 
 
 HEADS: dict[str, Callable[[], Any]] = {
@@ -102,6 +125,7 @@ def model(
         "remat": section.choice("remat", networks.REMAT),
         "attention": kernels.for_platform(attention, platform, dtype),
     }
+    frozen = section.optional("frozen_dtype", lambda key: section.choice(key, DTYPES))
     family = section.choice("family", networks.presets.PRESETS)
     given = {
         "width": section.int("width", 1),
@@ -118,11 +142,11 @@ def model(
     lora = _lora(section.section("lora"))
     if path is None:
         config = networks.presets.PRESETS[family](max_length=length, **given)
-        return Model(config, lora, options, None)
+        return Model(config, lora, options, None, DTYPES.get(frozen))
     raw = huggingface.read_json(Path(path) / "config.json")
     config = huggingface.config_from_huggingface(raw)
     _fits(path, config, vocab_size, length)
-    return Model(config, lora, options, Path(path))
+    return Model(config, lora, options, Path(path), DTYPES.get(frozen))
 
 
 def _vocab_size(section: Section, tokens: int | None, path: str | None) -> int | None:

@@ -155,7 +155,9 @@ class _Online(NamedTuple):
         """Trains; gold, proxy and KL are in the evaluations."""
         context = self.context
         base, trainable = self.start()
-        reference = context.policy(self.reference, f"config.{self.name}.reference")
+        reference = context.model.held(
+            context.policy(self.reference, f"config.{self.name}.reference")
+        )
         scorer = self.scorer()
         frozen = algorithms.OnlineFrozen(
             algorithms.PreferenceFrozen(base, reference), scorer.init()

@@ -96,14 +96,14 @@ def preference(stage: Any, context: Any) -> Plan:
     fixed = {"pairs": 2, "labels": 1}.get(stage.needs.batch)
     count = fixed or responses(context, stage.name, stage.source.name)
     length, config = context.task.length, stage.network.config
-    held = None if stage.compared is None else variables(context, stage.compared)
+    reference = None if stage.compared is None else held(context, stage.compared)
     each = stage.batch_size * count
     once = forward_flops(config, each, length, columns=length - 1)
     return learning(
         context,
         stage.name,
         stage.learner,
-        frozen=algorithms.PreferenceFrozen(base(context, stage.network), held),
+        frozen=algorithms.PreferenceFrozen(base(context, stage.network), reference),
         batch=comparisons(
             stage.batch_size,
             count,
@@ -112,7 +112,7 @@ def preference(stage: Any, context: Any) -> Plan:
             scored=stage.cache,
         ),
         tokens=each * length,
-        model_flops=(3 + (held is not None)) * once,
+        model_flops=(3 + (reference is not None)) * once,
     )
 
 
@@ -125,6 +125,13 @@ def state(context: Any, name: str, learner: Learner) -> Any:
 def variables(context: Any, network: Network) -> Params:
     """Variables of a network, in place."""
     return context.placement.abstract(jax.eval_shape(network.init, rng.root(0)))
+
+
+def held(context: Any, network: Network) -> Params:
+    """Variables of a network that is asked and not trained, in place."""
+    return context.placement.abstract(
+        jax.eval_shape(lambda key: context.model.held(network.init(key)), rng.root(0))
+    )
 
 
 def base(context: Any, network: Network) -> Params:

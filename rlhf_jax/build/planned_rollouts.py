@@ -25,7 +25,7 @@ def ppo(stage: Any, context: Any) -> Plan:
     nothing = rollout.world_scorer(lambda *a: jnp.zeros(a[2].shape[0]))
     built = stage.build(nothing)
     state = planned.state(context, stage.name, built.learner)
-    reference = planned.variables(context, context.model.language())
+    reference = planned.held(context, context.model.language())
     base = planned.base(context, stage.policy)
     scorers = scoring(context, numbers.reward_model)
     held = {"reference": reference, "scorers": scorers}
@@ -64,7 +64,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     task, group = context.task, stage.group
     length = task.prompt_length + task.response_length
     state = planned.state(context, stage.name, stage.learner)
-    reference = planned.variables(context, context.model.language())
+    reference = planned.held(context, context.model.language())
     base = planned.base(context, stage.network)
     asked = "" if stage.judge else stage.reward_model
     scorers = scoring(context, asked)
@@ -163,7 +163,7 @@ def scoring(context: Any, source: str) -> list[Any]:
     asked = [name for name in members if name in context.rewards]
     if context.user_scorer is not None:
         return []
-    variables = planned.variables(context, context.model.scalar())
+    variables = planned.held(context, context.model.scalar())
     number = context.placement.abstract(jax.ShapeDtypeStruct((), jnp.float32))
     return [{"variables": variables, "gain": number, "bias": number} for _ in asked]
 

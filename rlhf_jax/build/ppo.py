@@ -106,7 +106,9 @@ class _PPO(NamedTuple):
         numbers, context = self.numbers, self.context
         base, trainable = self.start()
         scorer = self.training_scorer()
-        reference = context.policy(numbers.reference, f"config.{self.name}.reference")
+        reference = context.model.held(
+            context.policy(numbers.reference, f"config.{self.name}.reference")
+        )
         frozen = algorithms.Frozen(reference, scorer.init(), base)
         built = self.build(scorer)
         batches = ppo_settings.batches(context, numbers, self.mix)

@@ -202,7 +202,9 @@ class _Preference(NamedTuple):
         if self.reference is None:
             return stream, None
         context = self.context
-        variables = context.policy(self.reference, f"config.{self.name}.reference")
+        variables = context.model.held(
+            context.policy(self.reference, f"config.{self.name}.reference")
+        )
         if not self.cache:
             return stream, variables
         network = context.model.language()

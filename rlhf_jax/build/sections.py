@@ -259,6 +259,7 @@ def shrink(config: Any) -> ConfigDict:
     own = ("num_kv_heads", "mlp_width", "head_dim", "vocab_size")
     config.model.update(dict.fromkeys(own))
     config.model.update(dict(dtype="float32", param_dtype="float32", remat="none"))
+    config.model.frozen_dtype = None
     sizes = dict(steps=4, batch_size=4, microbatches=1, eval_every=0)
     small = {
         "pretraining": sizes,

@@ -1,6 +1,9 @@
 """`check`: the whole experiment from shapes alone."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,6 +11,8 @@ from command_line import TINY, contents
 
 from rlhf_jax.build import checking
 
+EIGHT = "--xla_force_host_platform_device_count=8"
+ROWS = "--config.rm.batch_size=8"
 SEVEN_BILLION = (
     "--config.model.width=4096",
     "--config.model.num_layers=32",
@@ -78,3 +83,36 @@ def test_seven_billion_parameters_need_no_memory_and_no_time(command):
 )
 def test_bytes_are_shown_with_units(size, text):
     assert checking.units(size) == text
+
+
+def test_frozen_models_of_two_bytes_halve_what_stages_hold_of_them(command):
+    def frozen(*settings):
+        code, out, _ = command("check", TINY, *settings)
+        assert code == 0
+        rows = [line.split() for line in section(out, "memory").splitlines()[2:]]
+        return {row[0]: float(row[7]) for row in rows}["ppo"]
+
+    whole = frozen()
+    assert 0.5 * whole < frozen("--config.model.frozen_dtype=bfloat16") < 0.56 * whole
+
+
+def test_bytes_of_each_device_of_a_mesh():
+    """A mesh that splits variables divides them; one that splits rows does not."""
+
+    def trained(*mesh):
+        done = subprocess.run(
+            [sys.executable, "-m", "rlhf_jax", "check", TINY, ROWS, *mesh],
+            env=os.environ | {"XLA_FLAGS": EIGHT, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        count = re.search(r"language model: ([\d,]+) parameters", done.stdout)[1]
+        table = section(done.stdout, "memory of each of 8 devices").splitlines()
+        (row,) = [line.split() for line in table if line.split()[0] == "sft"]
+        return 4 * int(count.replace(",", "")), " ".join(row[1:3])
+
+    total, alone = trained("--config.mesh.data=8")
+    assert alone == checking.units(total)
+    total, shared = trained("--config.mesh.fsdp=8")
+    assert shared == checking.units(total / 8)
