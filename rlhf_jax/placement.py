@@ -13,8 +13,7 @@ which an optimizer keeps. What no name fits is held by every device.
 Inside of `active()` three things happen while programs are traced: `constrain` lays
 activations out (the networks call it), `pinned` holds variables, gradients and states
 where `shardings` says (the learners call it on all that they return), and the mesh is
-that of `jax.set_mesh`. Outside of it, and on one device, all three do nothing, so that
-programs and their numbers are those without a mesh.
+that of `jax.set_mesh`. Outside of it, and on one device, all three do nothing.
 
 For ahead-of-time compilation the mesh may be made of devices that are not here
 (`sharding.mesh(devices=topology.devices)`); `abstract(shapes)` is what to lower with.
@@ -48,16 +47,18 @@ class Placement(NamedTuple):
       mesh: the devices, see `sharding.mesh`.
       rules: logical name -> mesh axes, the table of the run.
       names: of the variables of its networks.
+      host_moments: Adam's moments wait in the host's memory (`host_memory`).
     """
 
     mesh: Mesh
     rules: sharding.Rules = sharding.RULES
     names: Names = {}
+    host_moments: bool = False
 
     @property
     def spread(self) -> bool:
-        """Whether there is more than one device."""
-        return self.mesh.size > 1
+        """Whether there is more than one device, or more than one memory."""
+        return self.mesh.size > 1 or self.host_moments
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -188,7 +189,7 @@ class Placement(NamedTuple):
           what: key of the mesh, for the message.
         """
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-            keys = tuple(map(_key, path))
+            keys = tuple(map(sharding.key, path))
             for name, size in zip(self.names[keys], leaf.shape, strict=True):
                 if size % self.parts(name):
                     raise UserError(
@@ -200,7 +201,14 @@ class Placement(NamedTuple):
                     )
 
     def _sharding(self, path: Any, leaf: Any) -> NamedSharding:
-        return self.over(self.axes(path, leaf))
+        where = self.over(self.axes(path, leaf))
+        return where.with_memory_kind(sharding.HOST) if self.waits(path) else where
+
+    def waits(self, path: Any) -> bool:
+        """Whether the leaf at a path is a moment that waits on the host."""
+        return self.host_moments and not {"mu", "nu"}.isdisjoint(
+            map(sharding.key, path)
+        )
 
     def over(self, names: tuple[str | None, ...]) -> NamedSharding:
         """Sharding of an array from the logical names of its axes.
@@ -218,7 +226,7 @@ class Placement(NamedTuple):
 
     def axes(self, path: Any, leaf: Any) -> tuple[str | None, ...]:
         """Logical names of a leaf, by the end of its path; () = on every device."""
-        keys = tuple(map(_key, path))
+        keys = tuple(map(sharding.key, path))
         for start in range(len(keys)):
             names = self.names.get(keys[start:])
             if names is not None and self._divides(names, leaf.shape):
@@ -284,14 +292,6 @@ def abstract(tree: Any) -> Any:
     """
     placement = _ACTIVE.get()
     return tree if placement is None else placement.abstract(tree)
-
-
-def _key(entry: Any) -> str:
-    """One step of a path as text."""
-    for kind in ("key", "name", "idx"):
-        if hasattr(entry, kind):
-            return str(getattr(entry, kind))
-    return str(entry)
 
 
 def one_device() -> Placement:

@@ -22,6 +22,9 @@ from rlhf_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 
+HOST = "pinned_host"
+"""Kind of the memory of a host that its devices read and write."""
+
 Rules = Mapping[str, str | tuple[str, ...] | None]
 """Logical name -> mesh axis, several of them, or None (replicated)."""
 
@@ -133,6 +136,14 @@ def _fill(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
             f"there are {count}; change the sizes or set one of them to -1"
         )
     return tuple(count // known if size == -1 else size for size in sizes)
+
+
+def key(entry: Any) -> str:
+    """One step of the path of a leaf, as text."""
+    for kind in ("key", "name", "idx"):
+        if hasattr(entry, kind):
+            return str(getattr(entry, kind))
+    return str(entry)
 
 
 def mesh_axes(rule: str | tuple[str, ...] | None) -> tuple[str, ...]:

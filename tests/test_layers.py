@@ -11,7 +11,7 @@ PACKAGE = ROOT / "rlhf_jax"
 LAYERS = [
     {
         *{"types", "metrics", "rng", "errors", "sharding", "stats", "ops", "planning"},
-        *{"hosts", "placement"},
+        *{"hosts", "placement", "host_memory"},
     },
     {"rewards", "advantages", "losses", "networks", "data", "worlds", "optimizers"},
     {"rollout"},
@@ -26,9 +26,10 @@ SIDEWAYS = {
     "sharding": {"errors"},
     "hosts": {"errors"},
     "placement": {"errors", "sharding"},
+    "host_memory": {"errors", "placement", "sharding"},
     "stats": {"errors", "metrics", "rng", "types"},
     "ops": {"errors", "placement", "types"},
-    "planning": {"errors"},
+    "planning": {"errors", "sharding"},
     "cli": {"build"},
     "__main__": {"cli"},
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from rlhf_jax.host_memory import fetched, returned
 from rlhf_jax.optimizers import apply_updates
 from rlhf_jax.placement import pinned
 from rlhf_jax.types import Metrics, Params
@@ -20,11 +21,12 @@ def apply_gradients(
 ) -> tuple[Params, Any, Metrics]:
     """Updates parameters; metrics are `<prefix>/grad_norm` and `<prefix>/lr`.
 
-    Gradients and results are held where the parameters lie on a mesh.
+    Gradients and results are held where the parameters lie on a mesh; moments that
+    wait on the host are fetched, and go back.
     """
     params, opt_state, measured = apply_updates(
-        optimizer, params, opt_state, pinned(gradients)
+        optimizer, params, fetched(opt_state), pinned(gradients)
     )
-    params, opt_state = pinned((params, opt_state))
+    params, opt_state = pinned((params, returned(opt_state)))
     renamed = {name.replace("optim", prefix, 1): m for name, m in measured.items()}
     return params, opt_state, renamed

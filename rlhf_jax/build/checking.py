@@ -91,6 +91,8 @@ def _memory(
     if context.placement.spread:
         size = context.placement.mesh.size
         title = f"memory of each of {size} devices, without activations and KV cache"
+        if context.placement.host_moments:
+            title += "; moments wait on the host"
         found = {stage: arrays[:-1] for stage, arrays in found.items()}
         tables.append(_memory_table(title, COLUMNS[:-1], found, planning.per_device))
     return tables

@@ -106,7 +106,7 @@ class Context(NamedTuple):
             repr((model.config, model.lora, model.options)),
             (task.prompt_length, task.response_length, task.stop_tokens),
             task.tokenizer.pad_token,
-            repr((self.placement.mesh, self.placement.rules)),
+            repr(self.placement._replace(names={})),
         )
         return self.programs.reuse((kind, shared, made_of), make)
 

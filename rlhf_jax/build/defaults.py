@@ -33,7 +33,15 @@ def base(seed: int = 0) -> ConfigDict:
         dict(tensorboard=True, wandb=False, progress=True, report=True)
     )
     config.mesh = ConfigDict(
-        dict(data=1, fsdp=1, tensor=1, sequence=1, slices=1, rules=())
+        dict(
+            data=1,
+            fsdp=1,
+            tensor=1,
+            sequence=1,
+            slices=1,
+            rules=(),
+            host_moments=False,
+        )
     )
     config.debug = ConfigDict(dict(dump_step=-1))
     return config

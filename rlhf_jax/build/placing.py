@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from rlhf_jax import hosts, networks, rng, sharding
+from rlhf_jax import host_memory, hosts, networks, rng, sharding
 from rlhf_jax.build.enumerable_task import TabularModel
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
@@ -23,7 +23,7 @@ def placement(
     `data fsdp tensor sequence` are the sizes of the axes, one of them -1 for the
     devices that the others leave; `slices` is how many slices of a pod `data` spans;
     `rules` changes single rules of `sharding.RULES`, each `NAME=AXIS`, `NAME=AXIS+AXIS`
-    or `NAME=` (not split).
+    or `NAME=` (not split); `host_moments` keeps Adam's moments on the host.
 
     Args:
       section: of the config.
@@ -33,7 +33,7 @@ def placement(
 
     Raises:
       UserError: a mesh that the devices do not make, a rule that names nothing, a
-        parameter whose axis does not divide.
+        parameter whose axis does not divide, devices without memory on the host.
     """
     sizes = {axis: section.int(axis, -1) for axis in sharding.AXES}
     slices, changes = section.int("slices", 1), section.names("rules")
@@ -42,7 +42,10 @@ def placement(
         found = found[:1]
     mesh = sharding.mesh(**sizes, slices=slices, devices=found)
     rules = {**sharding.RULES, **_changes(section, changes)}
-    result = Placement(mesh, rules)
+    waiting = section.bool("host_moments")
+    if waiting:
+        host_memory.check(mesh, f"{section.path}.host_moments")
+    result = Placement(mesh, rules, host_moments=waiting)
     if not result.spread:
         return result
     sharding.check_rules(rules, mesh)
@@ -53,8 +56,9 @@ def _named(found: Placement, model: Any, path: str) -> Placement:
     """With the names of the networks of a run, whose axes all divide."""
     if isinstance(model, TabularModel):
         raise UserError(
-            f"{path} asks for {found.mesh.size} devices, and tables over an enumerable"
-            " world live on one; leave every axis at 1"
+            f"{path} asks for {found.mesh.size} devices or for host_moments, and tables"
+            " over an enumerable world live on one; leave every axis at 1, and"
+            f" {path}.host_moments at False"
         )
     shown = [
         model.language(adapters=True, value_head=True),

@@ -130,6 +130,7 @@ def _program(
         "peak_bytes": memory.peak,
         "beside_bytes": beside,
         "resident_bytes": memory.peak + beside,
+        "host_bytes": memory.host + planning.per_host(one.beside),
         **_work(total, topology),
         "total_flops": total.flops * context.placement.mesh.size,
         "model_flops": one.model_flops,

@@ -10,6 +10,7 @@ from rlhf_jax.planning.compiling import (
     Time,
     compile_program,
     per_device,
+    per_host,
     roofline,
 )
 from rlhf_jax.planning.costs import Cost, Report, Transfer, analyze
@@ -29,6 +30,7 @@ __all__ = [
     "analyze",
     "compile_program",
     "per_device",
+    "per_host",
     "quiet",
     "roofline",
     "topology",

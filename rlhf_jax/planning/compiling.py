@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from rlhf_jax import sharding
 from rlhf_jax.planning import costs
 from rlhf_jax.planning.costs import Cost
 from rlhf_jax.planning.devices import Device
@@ -23,17 +24,19 @@ class Memory(NamedTuple):
       outputs: what it returns in buffers of its own, not in those of its arguments.
       temporaries: what it needs on top while it runs.
       code: the program itself.
+      host: what of all these is in the memory of the host, and not counted above.
     """
 
     arguments: int
     outputs: int
     temporaries: int
     code: int
+    host: int
 
     @property
     def peak(self) -> int:
-        """All of them together."""
-        return sum(self)
+        """All of them together that are on the device."""
+        return sum(self) - self.host
 
 
 class Compiled(NamedTuple):
@@ -79,7 +82,7 @@ def compile_program(
         if used is None:
             raise
         given = per_device(arguments)
-        memory = Memory(given, 0, max(0, used - given), 0)
+        memory = Memory(given, 0, max(0, used - given), 0, per_host(arguments))
         line = " ".join(str(error).split())[:300]
         seconds = time.perf_counter() - began
         return Compiled(memory, costs.Report({}, [], []), seconds, "", line)
@@ -91,6 +94,10 @@ def compile_program(
         outputs=found.output_size_in_bytes - found.alias_size_in_bytes,
         temporaries=found.temp_size_in_bytes,
         code=found.generated_code_size_in_bytes,
+        host=found.host_argument_size_in_bytes
+        + found.host_output_size_in_bytes
+        - found.host_alias_size_in_bytes
+        + found.host_temp_size_in_bytes,
     )
     report = costs.analyze(text, phases, slices)
     return Compiled(memory, report, seconds, text, "")
@@ -109,16 +116,27 @@ def _wanted(message: str) -> int | None:
 
 def per_device(tree: Any) -> int:
     """Bytes that the arrays of an abstract tree take on each device."""
+    return sum(_share(x) for x in jax.tree.leaves(tree) if not _waits(x))
 
-    def one(leaf: Any) -> int:
-        if not hasattr(leaf, "dtype"):
-            return 0
-        shape = tuple(leaf.shape)
-        if getattr(leaf, "sharding", None) is not None:
-            shape = leaf.sharding.shard_shape(shape)
-        return math.prod(shape) * leaf.dtype.itemsize
 
-    return sum(one(leaf) for leaf in jax.tree.leaves(tree))
+def per_host(tree: Any) -> int:
+    """Bytes that they take in the memory of the host, for each of its devices."""
+    return sum(_share(x) for x in jax.tree.leaves(tree) if _waits(x))
+
+
+def _share(leaf: Any) -> int:
+    if not hasattr(leaf, "dtype"):
+        return 0
+    shape = tuple(leaf.shape)
+    if getattr(leaf, "sharding", None) is not None:
+        shape = leaf.sharding.shard_shape(shape)
+    return math.prod(shape) * leaf.dtype.itemsize
+
+
+def _waits(leaf: Any) -> bool:
+    """Whether an array is in the memory of the host."""
+    where = getattr(leaf, "sharding", None)
+    return where is not None and where.memory_kind == sharding.HOST
 
 
 class Time(NamedTuple):

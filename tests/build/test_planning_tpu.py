@@ -90,6 +90,26 @@ def test_splash_attention_compiles_on_a_mesh_with_its_backward_pass():
     assert found.report.total.flops == products
 
 
+def test_moments_that_wait_on_the_host_leave_the_devices(tmp_path):
+    """Fine-tuning compiled for TPUs, which tell host arrays from their own: the bytes
+    of Adam's two moments go from the devices' arguments to the host's."""
+    found = {}
+    for waiting in ("False", "True"):
+        config = loading.load(os.path.join("experiments", "quickstart.py:tiny"))
+        settings = {"stages": "sft", "model.num_layers": "1", "mesh.fsdp": "4"}
+        loading.override(config, settings | {"mesh.host_moments": waiting})
+        made = building.plan(
+            config, "sft", planning.topology("v5e:2x2"), tmp_path, say=lambda line: None
+        )
+        (found[waiting],) = made["programs"]
+    assert found["False"]["host_bytes"] == 0
+    moved = found["True"]["host_bytes"]
+    # 43 x 16 embeddings, 4 x 16 x 16 and 3 x 16 x 64 of a layer, norms; over 4 devices.
+    count = (43 * 16 + 4 * 16 * 16 + 3 * 16 * 64 + 3 * 16) // 4
+    left = found["False"]["argument_bytes"] - found["True"]["argument_bytes"]
+    assert moved >= 2 * 4 * count and left >= 2 * 4 * count  # tiles are padded
+
+
 @pytest.mark.parametrize(("name", "fsdp"), [("v6e:8x8", 16), ("v5p:4x4x4", 16)])
 def test_an_axis_of_a_mesh_may_be_a_part_of_an_axis_of_the_pod(name, fsdp):
     devices = planning.topology(name).devices

@@ -1,0 +1,87 @@
+"""Moments that wait on the host: where they lie, and that no number changes."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlhf_jax import (
+    algorithms,
+    host_memory,
+    losses,
+    networks,
+    optimizers,
+    planning,
+    rng,
+    sharding,
+)
+from rlhf_jax.errors import UserError
+from rlhf_jax.placement import Placement
+from rlhf_jax.types import ModelInputs, SequenceBatch
+
+POLICY = networks.language_model(
+    networks.presets.llama(vocab_size=16, width=8, num_layers=1, num_heads=2)
+)
+
+
+def learner():
+    return algorithms.fine_tuning(
+        POLICY,
+        initial=POLICY.init,
+        loss=losses.combine(
+            nll=losses.Term(losses.cross_entropy(), weight=1.0),
+            reduction=losses.token_mean,
+        ),
+        optimizer=optimizers.optimizer("adamw", 1e-2),
+    )
+
+
+def batch():
+    tokens = np.random.default_rng(0).integers(2, 16, (4, 6)).astype(np.int32)
+    mask = np.ones(tokens.shape, bool)
+    places = np.broadcast_to(np.arange(6, dtype=np.int32), tokens.shape)
+    read = ModelInputs(tokens, mask, places, np.zeros_like(tokens))
+    ones = np.ones(tokens.shape, np.float32)
+    return SequenceBatch(read, mask, ones, np.zeros_like(tokens))
+
+
+def three_steps(placement):
+    made = learner()
+    with placement.active():
+        where = placement.shardings(jax.eval_shape(made.init, rng.root(0)))
+        state = jax.jit(made.init, out_shardings=where)(rng.root(0))
+        for _ in range(3):
+            state, _ = made.update(state, {}, placement.batch(batch()))
+    return state
+
+
+def kinds(tree):
+    return {x.sharding.memory_kind for x in jax.tree.leaves(tree)}
+
+
+def test_moments_wait_on_the_host_and_no_number_changes():
+    mesh = sharding.mesh(devices=jax.devices()[:1])
+    names = networks.axis_names(POLICY)
+    ours = three_steps(Placement(mesh, names=names, host_moments=True))
+    theirs = three_steps(Placement(mesh, names=names))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    jax.tree.map(np.testing.assert_array_equal, ours.opt_state, theirs.opt_state)
+    assert kinds(ours.params) == {"device"}
+    for x in jax.tree.leaves(ours.opt_state):
+        waits = x.sharding.memory_kind == sharding.HOST
+        assert waits == (x.ndim > 0), "moments wait, counts and numbers do not"
+    moments = [x for x in jax.tree.leaves(ours.opt_state) if x.ndim]
+    held, waiting = (
+        f(ours.opt_state) for f in (planning.per_device, planning.per_host)
+    )
+    assert waiting == sum(x.nbytes for x in moments)
+    assert held + waiting == planning.per_device(theirs.opt_state)
+
+
+def test_devices_without_memory_on_the_host_are_refused(monkeypatch):
+    mesh = sharding.mesh(devices=jax.devices()[:1])
+    host_memory.check(mesh, "config.mesh.host_moments")
+    monkeypatch.setattr(sharding, "HOST", "drum")
+    with pytest.raises(
+        UserError, match="host_moments=True: .* has no memory of .* drum"
+    ):
+        host_memory.check(mesh, "config.mesh.host_moments")
