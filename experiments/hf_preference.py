@@ -9,7 +9,9 @@ Command: rlhf-jax train --config=experiments/hf_preference.py --config.model.pat
   rlhf-jax export RUN/preference OUT
   where a line of FILE is a feedback record ("prompt", "responses" with ids, "ranking",
   "pairs", "labels" ...), {"prompt", "chosen", "rejected"}, {"prompt", "responses",
-  "ranks"} or {"prompt", "response", "good"}. Other layouts by --config.task.layout.
+  "ranks"} or {"prompt", "response", "good"}. `--config.task.layout` names others:
+  hh_rlhf, tldr_comparisons, ultrafeedback (with --config.preference.attribute=overall),
+  shp, oasst.
 Hardware, time: a CPU for small directories, minutes.
 Result: held-out accuracy above one half, and a growing margin of the implicit rewards.
 

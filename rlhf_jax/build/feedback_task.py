@@ -16,7 +16,7 @@ from rlhf_jax.build.task_type import Task
 from rlhf_jax.build.token_ids import token_ids
 from rlhf_jax.data import encode
 from rlhf_jax.data import tokenizer as tokenizers
-from rlhf_jax.data.feedback import Feedback, FeedbackSet, files, plain, reports, views
+from rlhf_jax.data.feedback import Feedback, FeedbackSet, plain, reports, views
 from rlhf_jax.data.sources import hash_fraction
 from rlhf_jax.errors import UserError
 
@@ -35,13 +35,14 @@ class Collected(NamedTuple):
       train: records to learn from.
       heldout: records that are only measured on; other prompts than those of `train`.
       bad: number of records left out by kind of problem.
-      contradictions: pairs of responses to one prompt that records order both ways.
+      contradictions: what records of one prompt say against each other; learned from
+        all the same, for annotators differ.
     """
 
     train: tuple[Feedback, ...]
     heldout: tuple[Feedback, ...]
     bad: Mapping[str, int]
-    contradictions: int
+    contradictions: Mapping[str, int]
 
 
 def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:
@@ -89,7 +90,7 @@ def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:
 def _collected(section: Section) -> Collected:
     path = section.optional("path", section.str)
     other = section.optional("heldout_path", section.str)
-    layout = section.choice("layout", plain.LAYOUTS)
+    layout = section.choice("layout", plain.NAMES)
     rule = section.choice("on_bad_record", ("stop", "skip"))
     share = section.float("heldout_share", 0.0, 1.0)
     if path is None:
@@ -113,10 +114,19 @@ def _collected(section: Section) -> Collected:
             f"{section.path}.heldout_share={share} holds out every prompt of {path};"
             " lower it"
         )
-    both_ways = len(reports.contradictions(train))
-    if both_ways:
-        logging.info("%s: %d pairs are ordered both ways", path, both_ways)
-    return Collected(train, held, bad, both_ways)
+    return Collected(train, held, bad, _contradictions(path, train))
+
+
+def _contradictions(path: str, train: Iterable[Feedback]) -> dict[str, int]:
+    found = {
+        "pairs ordered both ways": len(reports.contradictions(train)),
+        "prompts whose preferences go in a circle": len(reports.circles(train)),
+    }
+    found = {what: count for what, count in found.items() if count}
+    if found:
+        counts = ", ".join(f"{count} {what}" for what, count in found.items())
+        logging.warning("%s: records contradict each other: %s", path, counts)
+    return found
 
 
 def _side(item: Feedback) -> float:
@@ -125,7 +135,7 @@ def _side(item: Feedback) -> float:
 
 def _read(path: str, layout: str, rule: str, section: Section) -> FeedbackSet:
     """All records; what is wrong with the others is counted before it is refused."""
-    found = files.read(path, plain.LAYOUTS[layout], on_bad_record="skip")
+    found = plain.read(path, layout, on_bad_record="skip")
     if not found.skipped:
         return found
     counts = ", ".join(f"{n} {kind}" for kind, n in sorted(found.counts.items()))

@@ -72,12 +72,7 @@ def preference(name: str, section: Section, context: Context) -> Stage:
         policy=section.str("policy"),
         reference=reference if needs.reference else None,
         cache=cache and needs.reference,
-        source=Source(
-            section.str("data"),
-            needs.batch,
-            section.optional("attribute", section.str),
-            section.bool("from_comparisons"),
-        ),
+        source=_source(section, needs),
         steps=steps,
         eval_every=section.int("eval_every", 0),
         batch_size=parts.batch_size(section, microbatches),
@@ -103,6 +98,17 @@ def preference(name: str, section: Section, context: Context) -> Stage:
         stage.describe,
         lambda: planned.preference(stage, context),
     )
+
+
+def _source(section: Section, needs: Needs) -> Source:
+    attribute = section.optional("attribute", section.str)
+    compared = section.bool("from_comparisons")
+    if attribute is not None and needs.batch == "labels" and not compared:
+        raise UserError(
+            f"{section.path}.attribute={attribute!r} orders nothing where labels are"
+            " taken as they are; set from_comparisons=True, or attribute=None"
+        )
+    return Source(section.str("data"), needs.batch, attribute, compared)
 
 
 def _check_data(path: str, stage: _Preference) -> None:
@@ -162,6 +168,9 @@ class _Preference(NamedTuple):
             eval_every=self.eval_every,
         )
         found = {"examples": count, "left_out": dropped}
+        found |= {
+            "contradictions": preference_data.contradictions(self.context, self.source)
+        }
         if evaluate is None:
             return found
         return {**found, "heldout": dict(evaluate(state, self.steps).metrics)}

@@ -38,7 +38,9 @@ class Source(NamedTuple):
             return views.pairs(found, attribute=self.attribute)
         if self.batch == "rankings":
             return views.rankings(found, attribute=self.attribute)
-        return views.labels(found, from_comparisons=self.from_comparisons)
+        return views.labels(
+            found, from_comparisons=self.from_comparisons, attribute=self.attribute
+        )
 
 
 class Loaded(NamedTuple):
@@ -75,6 +77,14 @@ def load(context: Context, source: Source, split: str) -> Loaded | None:
     return Loaded(view.dataset(name), dict(dropped), wins)
 
 
+def contradictions(context: Context, source: Source) -> dict[str, int]:
+    """What the task's records say against each other, by kind."""
+    collected = context.task.feedback
+    if source.name != "task" or collected is None:
+        return {}
+    return dict(collected.contradictions)
+
+
 def _wins(
     found: Iterable[Feedback], view: views.View, attribute: str | None
 ) -> np.ndarray:
@@ -86,7 +96,7 @@ def _wins(
 def _advice(source: Source) -> str:
     if source.batch == "labels" and not source.from_comparisons:
         return ", or set from_comparisons=True"
-    if source.attribute is None and source.batch != "labels":
+    if source.attribute is None:
         return ", or name the attribute whose ratings order the responses"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -129,6 +130,36 @@ def number(
     if not low <= value <= 3e38 or value < -3e38:  # what float32 holds; no NaN
         raise FieldError(name, f"expected a number of at least {low}, got {value}")
     return float(value)
+
+
+def decode(row: Any) -> Any:
+    """A line of JSON, or a row that already is a mapping, as plain Python values.
+
+    Raises:
+      FieldError: not UTF-8, not JSON, or a number that is not finite.
+    """
+    if not isinstance(row, bytes):
+        return plain(row)
+    try:
+        text = row.decode("utf-8")
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+    except UnicodeDecodeError as error:
+        raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
+    except RecursionError as error:
+        raise FieldError("(line)", "not JSON to read: nested too deeply") from error
+    except ValueError as error:
+        raise FieldError("(line)", f"not JSON: {error}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is beyond what a number holds")
+    return value
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ with file, line number and field, or is skipped and counted when asked for.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rlhf_jax.data import records
-from rlhf_jax.data.fields import FieldError, plain
+from rlhf_jax.data.fields import FieldError, decode
 from rlhf_jax.data.records import Record
 from rlhf_jax.errors import UserError
 
@@ -267,27 +266,12 @@ def _bad_line(location: str, error: FieldError) -> UserError:
     return UserError(f"{location}: {error}; correct it, or skip and count bad lines")
 
 
-def _decode(row: Any) -> Any:
-    if not isinstance(row, bytes):
-        return plain(row)
-    try:
-        return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
-    except (ValueError, RecursionError) as error:
-        raise FieldError("(line)", f"not JSON: {error}") from error
-
-
 def _parse(
     kind: str, row: Any, default_id: str, fields: Mapping[str, str] | None
 ) -> Record:
-    row = _decode(row)
+    row = decode(row)
     if fields and isinstance(row, Mapping):
         kept = {name: row[name] for name in row if name not in fields.values()}
         found = {ours: row[name] for ours, name in fields.items() if name in row}
         row = kept | found
     return records.parse(kind, row, default_id)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number in JSON")

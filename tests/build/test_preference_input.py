@@ -150,6 +150,34 @@ def test_ids_of_another_tokenizer_are_counted_and_left_out_on_request(check):
     assert code == 2 and "'hello' is not a token id" in said
 
 
+def test_records_that_contradict_each_other_are_counted(check, caplog):
+    opposite = {**GOOD, "id": "opposite", "ranking": ["b", "a"]}
+    code, said = check([GOOD, opposite])
+    assert code == 0, said
+    (warning,) = [x.getMessage() for x in caplog.records if "contradict" in x.msg]
+    assert "1 pairs ordered both ways" in warning
+    assert "1 prompts whose preferences go in a circle" in warning
+
+
+def test_a_layout_that_no_field_tells_is_to_be_named(check):
+    code, said = check([{"history": "p", "human_ref_A": "5", "human_ref_B": "6"}])
+    assert code == 2 and "name its layout: hh_rlhf" in said and "shp" in said
+    message = {"message_id": "m", "parent_id": None, "role": "nobody"}
+    code, said = check([message], "--config.task.layout=oasst")
+    assert code == 2 and "expected prompter or assistant, got str 'nobody'" in said
+
+
+def test_labels_from_ratings_of_an_attribute(check):
+    rate = {"attribute": "help", "low": 1, "high": 5}
+    ratings = [{"response": x, "value": v} | rate for x, v in (("a", 4), ("b", 2))]
+    rated = [{**GOOD, "ranking": [], "ratings": ratings}]
+    kto = ["--config.loss=kto", "--config.preference.attribute=help"]
+    code, said = check(rated, *kto)
+    assert code == 0, said
+    code, said = check(rated, *kto, "--config.preference.from_comparisons=False")
+    assert code == 2 and "config.preference.attribute='help' orders nothing" in said
+
+
 @pytest.mark.parametrize(
     "settings, problem",
     [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rlhf_jax.data.feedback.record import SAYS, Feedback, FeedbackError
 from rlhf_jax.data.fields import Message, Text, show
+
+Node = TypeVar("Node", bound=Hashable)
 
 
 class Comparison(NamedTuple):
@@ -44,6 +47,7 @@ def check(feedback: Feedback) -> None:
         raise FeedbackError(
             "schema", "(line)", f"no feedback: all of {', '.join(SAYS)} are empty"
         )
+    _check_writable(feedback)
 
 
 def is_empty(text: Text) -> bool:
@@ -170,6 +174,19 @@ def _check_values(feedback: Feedback) -> None:
         _check_time(feedback.time)
 
 
+def _check_writable(feedback: Feedback) -> None:
+    """Also what nothing here reads (sources, comments, `extra`) must be JSON in UTF-8,
+    or a record could be read and not written."""
+    for name in feedback.__dataclass_fields__:
+        value = getattr(feedback, name)
+        value = dict(value) if isinstance(value, Mapping) else value
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            problem = f"cannot be written as JSON: {error}"
+            raise FeedbackError("schema", name, problem) from error
+
+
 def _check_time(value: Any) -> None:
     try:
         datetime.fromisoformat(value)
@@ -192,23 +209,23 @@ def _check_order(feedback: Feedback) -> None:
             )
             raise FeedbackError("identical responses", found.field, problem)
     group = tie_groups(feedback)
-    cycle = _cycle([(group[c.better], group[c.worse]) for c in comparisons(feedback)])
-    if cycle:
-        problem = "the preferences go in a circle: " + " > ".join(map(repr, cycle))
+    found = cycle([(group[c.better], group[c.worse]) for c in comparisons(feedback)])
+    if found:
+        problem = "the preferences go in a circle: " + " > ".join(map(repr, found))
         name = "pairs" if feedback.pairs else "ranking"
         raise FeedbackError("cyclic preference", name, problem)
 
 
-def _cycle(edges: Sequence[tuple[str, str]]) -> list[str]:
+def cycle(edges: Sequence[tuple[Node, Node]]) -> list[Node]:
     """Nodes of a directed circle, first = last; empty where there is none."""
-    below: dict[str, list[str]] = {}
+    below: dict[Node, list[Node]] = {}
     for upper, lower in edges:
         below.setdefault(upper, []).append(lower)
-    done: set[str] = set()
+    done: set[Node] = set()
     for start in below:
-        path: list[str] = []
-        stack: list[tuple[str, Iterator[str]]] = []
-        node: str | None = start if start not in done else None
+        path: list[Node] = []
+        stack: list[tuple[Node, Iterator[Node]]] = []
+        node: Node | None = start if start not in done else None
         while node is not None or stack:
             if node is not None:
                 path.append(node)

@@ -5,7 +5,7 @@ A converter is `(row, default id) -> Feedback` and goes to `files.read` or
 
     found = feedback.read("hh.jsonl", feedback.converters.hh_rlhf, on_bad_record="skip")
 
-OASST is a table of messages, several rows a record: `converters.oasst(path)`.
+OASST is a table of messages, several rows a record: `feedback.oasst.read(path)`.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def tldr_comparisons(row: Any, default_id: str) -> Feedback:
         if isinstance(item.get("note"), str) and item["note"].strip():
             comments.append(Comment(item["note"], str(index)))
     choice = _get(row, "choice")
-    if choice not in (0, 1) or isinstance(choice, bool) or len(responses) != 2:
+    if not _is_side(choice) or len(responses) != 2:
         problem = f"expected 0 or 1 of two summaries, got {show(choice)}"
         raise FieldError("choice", problem)
     confidence = _mapping(row.get("extra") or {}, "extra").get("confidence")
@@ -138,7 +138,7 @@ def shp(row: Any, default_id: str) -> Feedback:
     """
     row = _mapping(row)
     label = _get(row, "labels")
-    if label not in (0, 1) or isinstance(label, bool):
+    if not _is_side(label):
         raise FieldError("labels", f"expected 0 or 1, got {show(label)}")
     better, worse = ("A", "B") if label == 1 else ("B", "A")
     ratio = row.get("score_ratio")
@@ -219,11 +219,17 @@ def _text(row: Row, name: str, where: str = "") -> str:
 
 
 def _number(name: str, value: Any) -> float:
+    """A number, or one written as text."""
     try:
-        found = float(value)
-    except (TypeError, ValueError) as error:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError as error:
         raise FieldError(name, f"expected a number, got {show(value)}") from error
     return fields.number({name: found}, name, 0.0)
+
+
+def _is_side(value: Any) -> bool:
+    """Whether a value is the whole number 0 or 1, which names one of two."""
+    return isinstance(value, int) and value in (0, 1) and not isinstance(value, bool)
 
 
 def _identifier(row: Row, name: str, default_id: str) -> str:
@@ -247,7 +253,11 @@ def _utc(seconds: list[Any]) -> str | None:
     known = [
         x for x in seconds if isinstance(x, int | float) and not isinstance(x, bool)
     ]
-    return datetime.fromtimestamp(max(known), UTC).isoformat() if known else None
+    try:
+        return datetime.fromtimestamp(max(known), UTC).isoformat() if known else None
+    except (ValueError, OverflowError, OSError) as error:
+        problem = f"{show(max(known))} is no time that a calendar holds"
+        raise FieldError("created_at_utc", problem) from error
 
 
 def _tldr_prompt(info: Row) -> str:

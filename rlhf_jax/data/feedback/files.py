@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlhf_jax.data.feedback import schema
 from rlhf_jax.data.feedback.record import Feedback, FeedbackError
-from rlhf_jax.data.fields import FieldError, plain
+from rlhf_jax.data.fields import FieldError, decode
 from rlhf_jax.errors import UserError
 
 Convert = Callable[[Any, str], Feedback]
@@ -53,26 +53,25 @@ def read(
       UserError: the file cannot be read or has no usable line, or a record is bad; the
         message names file, line number and field.
     """
-    path = Path(path)
+    name = name or Path(path).stem
+    located = (
+        (f"{path}:{number}", _converted(convert, line, f"{name}:{number}"))
+        for number, line in lines(path)
+    )
+    return collect(name, located, on_bad_record, shown=str(path))
+
+
+def lines(path: str | Path) -> list[tuple[int, bytes]]:
+    """(number from 1, content) of every line of a file that is not blank.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     try:
-        lines = path.read_bytes().split(b"\n")
+        content = Path(path).read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    name = name or path.stem
-    located = (
-        (f"{path}:{number}", f"{name}:{number}", line)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    )
-    return collect(
-        name,
-        (
-            (where, _converted(convert, line, default))
-            for where, default, line in located
-        ),
-        on_bad_record,
-        shown=str(path),
-    )
+    return [(n, line) for n, line in enumerate(content, start=1) if line.strip()]
 
 
 def from_rows(
@@ -170,42 +169,3 @@ def _unseen(record: Feedback, where: str, seen: dict[str, str]) -> None:
 
 def _converted(convert: Convert, row: Any, default: str) -> Callable[[], Feedback]:
     return lambda: convert(decode(row), default)
-
-
-def decode(row: Any) -> Any:
-    """A line of JSON, or a row that already is a mapping, as plain Python values.
-
-    Raises:
-      FieldError: not UTF-8, or not JSON.
-    """
-    if not isinstance(row, bytes):
-        return plain(row)
-    try:
-        return json.loads(row.decode("utf-8"), parse_constant=_no_constant)
-    except UnicodeDecodeError as error:
-        raise FieldError("(line)", f"not UTF-8: {error.reason}") from error
-    except ValueError as error:
-        raise FieldError("(line)", f"not JSON: {error}") from error
-
-
-def rows_of(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """(`path:line`, decoded row) of a JSONL file, for layouts of several rows a record.
-
-    Raises:
-      UserError: the file cannot be read, or a line is not JSON.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    for number, content in enumerate(lines, start=1):
-        if content.strip():
-            try:
-                yield f"{path}:{number}", decode(content)
-            except FieldError as error:
-                raise UserError(f"{path}:{number}: {error}") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number in JSON")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import fields
 from rlhf_jax.data.feedback import files
-from rlhf_jax.data.feedback.record import Feedback, Rating, Response
+from rlhf_jax.data.feedback.record import Feedback, FeedbackError, Rating, Response
 from rlhf_jax.data.fields import FieldError, Message, show
-from rlhf_jax.errors import UserError
 
 Row = Mapping[str, Any]
 ROLES = {"prompter": "user", "assistant": "assistant"}
@@ -27,40 +27,66 @@ def read(path: str | Path, *, on_bad_record: str = "stop") -> files.FeedbackSet:
 
     Args:
       path: JSONL of messages (of the flat layout, in any order).
-      on_bad_record: `stop` or `skip`, as in `feedback.read`.
+      on_bad_record: `stop` or `skip`, as in `feedback.read`; a line that is no message
+        counts as a bad record, and so do the replies below it.
 
     Raises:
       UserError: the file cannot be read or holds no ranked reply, or a record is bad.
     """
-    path = Path(path)
-    located = [(where, row) for where, row in files.rows_of(path)]
-    return files.collect(path.stem, _records(located), on_bad_record, shown=str(path))
+    messages: dict[str, Row] = {}
+    places: dict[str, str] = {}
+    bad: list[tuple[str, Callable[[], Feedback]]] = []
+    for number, line in files.lines(path):
+        where = f"{path}:{number}"
+        try:
+            name, row = _message(line, places)
+        except FieldError as error:
+            bad.append((where, _raising(error)))
+        else:
+            messages[name], places[name] = row, where
+    found = itertools.chain(bad, _records(messages, places))
+    return files.collect(Path(path).stem, found, on_bad_record, shown=str(path))
+
+
+def _message(line: bytes, places: Mapping[str, str]) -> tuple[str, Row]:
+    """(id, message) of a line; what makes it part of a tree is checked."""
+    row = fields.decode(line)
+    if not isinstance(row, Mapping):
+        raise FieldError("(line)", f"expected a JSON object, got {show(row)}")
+    name = fields.present(row, "message_id")
+    if not isinstance(name, str):
+        raise FieldError("message_id", f"expected text, got {show(name)}")
+    if name in places:
+        problem = f"'{name}' is already the id of {places[name]}"
+        raise FeedbackError("duplicate id", "message_id", problem)
+    parent, role = row.get("parent_id"), row.get("role")
+    if parent is not None and not isinstance(parent, str):
+        raise FieldError("parent_id", f"expected text or null, got {show(parent)}")
+    if not isinstance(role, str) or role not in ROLES:
+        raise FieldError("role", f"expected prompter or assistant, got {show(role)}")
+    return name, row
+
+
+def _raising(error: FieldError) -> Callable[[], Feedback]:
+    def make() -> Feedback:
+        raise error
+
+    return make
 
 
 def _records(
-    located: list[tuple[str, Any]],
-) -> Iterable[tuple[str, Callable[[], Feedback]]]:
-    messages = {_identifier(where, row): row for where, row in located}
+    messages: Mapping[str, Row], places: Mapping[str, str]
+) -> Iterator[tuple[str, Callable[[], Feedback]]]:
     replies: dict[str, list[Row]] = {}
-    places: dict[str, str] = {}
-    for where, row in located:
+    for row in messages.values():
         parent = row.get("parent_id")
-        if row.get("role") == "assistant" and parent and not row.get("deleted"):
+        if row["role"] == "assistant" and parent is not None and not row.get("deleted"):
             replies.setdefault(parent, []).append(row)
-            places.setdefault(parent, where)
     for parent, rows in replies.items():
-        if (
-            len(rows) > 1
-            and any(row.get("rank") is not None for row in rows)
-            or any(row.get("labels") for row in rows)
-        ):
-            yield places[parent], lambda p=parent, r=rows: _record(p, r, messages)
-
-
-def _identifier(where: str, row: Any) -> str:
-    if not isinstance(row, Mapping) or not isinstance(row.get("message_id"), str):
-        raise UserError(f"{where}: field 'message_id': missing or not text")
-    return row["message_id"]
+        ranked = len(rows) > 1 and any(row.get("rank") is not None for row in rows)
+        if ranked or any(row.get("labels") for row in rows):
+            where = places[rows[0]["message_id"]]
+            yield where, lambda p=parent, r=rows: _record(p, r, messages)
 
 
 def _record(parent: str, rows: list[Row], messages: Mapping[str, Row]) -> Feedback:
@@ -128,12 +154,7 @@ def _conversation(message: str, messages: Mapping[str, Row]) -> tuple[Message, .
         row = messages[current]
         if row.get("deleted"):
             raise FieldError("parent_id", f"message '{current}' is deleted")
-        role = row.get("role")
-        if role not in ROLES:
-            raise FieldError(
-                "role", f"expected prompter or assistant, got {show(role)}"
-            )
-        turns.append(Message(ROLES[role], _text(row)))
+        turns.append(Message(ROLES[row["role"]], _text(row)))
         current = row.get("parent_id")
     return tuple(reversed(turns))
 

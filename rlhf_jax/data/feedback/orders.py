@@ -67,6 +67,16 @@ def stated_ranks(item: Feedback) -> dict[str, int] | None:
     return {r.id: level[group[r.id]] for r in item.responses if group[r.id] in ordered}
 
 
+def rated_extremes(
+    item: Feedback, attribute: str, count: Count
+) -> dict[str, set[bool]]:
+    """Response id -> {True} rated highest on the attribute, {False} rated lowest."""
+    places = rating_ranks(item, attribute, count)
+    last = max(places.values(), default=0)
+    ends = (0, last) if last else ()
+    return {name: {place == 0} for name, place in places.items() if place in ends}
+
+
 def extremes(item: Feedback) -> dict[str, set[bool]]:
     """Response id -> {True} at the top of the order, {False} at its bottom."""
     group, above = checks.tie_groups(item), checks.above(item)

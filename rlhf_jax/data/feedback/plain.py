@@ -13,10 +13,11 @@ identical ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import fields, records
-from rlhf_jax.data.feedback import converters, schema
+from rlhf_jax.data.feedback import converters, files, oasst, schema
 from rlhf_jax.data.feedback.record import (
     Feedback,
     FeedbackError,
@@ -47,6 +48,10 @@ def convert(row: Any, default_id: str) -> Feedback:
             return of_ranking(_ranking(kind, row, default_id))
         if "response" in row or "completion" in row:
             return _label(row, default_id)
+        if "responses" not in row:
+            has = ", ".join(map(str, row)) or "nothing"
+            problem = f"of no layout that its fields tell ({has}); name its layout"
+            raise FieldError("(line)", f"{problem}: {', '.join(_NAMED)}")
     except FeedbackError:
         raise
     except FieldError as error:
@@ -105,13 +110,25 @@ def _label(row: Row, default_id: str) -> Feedback:
     )
 
 
+_NAMED = (*converters.LAYOUTS, "oasst")
 LAYOUTS: Mapping[str, Callable[[Any, str], Feedback]] = {
     "auto": convert,
     "feedback": schema.parse,
-    "hh_rlhf": converters.hh_rlhf,
-    "tldr_comparisons": converters.tldr_comparisons,
-    "ultrafeedback": converters.ultrafeedback,
-    "shp": converters.shp,
-    "helpsteer": converters.helpsteer,
+    **converters.LAYOUTS,
 }
 """Layouts of one record a line, by name."""
+NAMES = (*LAYOUTS, "oasst")
+"""Layouts that `read` knows."""
+
+
+def read(
+    path: str | Path, layout: str, *, on_bad_record: str = "stop"
+) -> files.FeedbackSet:
+    """A file of any layout of `NAMES`.
+
+    Raises:
+      UserError: see `files.read` and `oasst.read`.
+    """
+    if layout == "oasst":
+        return oasst.read(path, on_bad_record=on_bad_record)
+    return files.read(path, LAYOUTS[layout], on_bad_record=on_bad_record)

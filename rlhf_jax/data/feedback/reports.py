@@ -75,6 +75,17 @@ def contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
     ]
 
 
+def circles(feedback: Iterable[Feedback]) -> dict[PromptText, tuple[Text, ...]]:
+    """Prompts whose records, taken together, prefer in a circle: one such circle each,
+    first text = last. No single record does; see `checks.check`."""
+    orders: dict[PromptText, set[tuple[Text, Text]]] = {}
+    for item in feedback:
+        orders.setdefault(item.prompt, set()).update(_orders(item))
+    found = {prompt: checks.cycle(sorted(edges, key=repr))
+             for prompt, edges in orders.items()}  # fmt: skip
+    return {prompt: tuple(circle) for prompt, circle in found.items() if circle}
+
+
 class Comparisons(NamedTuple):
     """Verdicts on pairs of texts, as tables of agreement take them.
 

@@ -146,7 +146,12 @@ def rankings(feedback: Iterable[Feedback], *, attribute: str | None = None) -> V
     return _view(feedback, of_record, "no order", used)
 
 
-def labels(feedback: Iterable[Feedback], *, from_comparisons: bool = False) -> View:
+def labels(
+    feedback: Iterable[Feedback],
+    *,
+    from_comparisons: bool = False,
+    attribute: str | None = None,
+) -> View:
     """Good and bad responses (`LabeledResponse`) for KTO and BCO.
 
     Args:
@@ -154,6 +159,7 @@ def labels(feedback: Iterable[Feedback], *, from_comparisons: bool = False) -> V
       from_comparisons: responses without a label of their own are good where the
         record puts them above another and below none, bad where below and above none;
         those in the middle are dropped.
+      attribute: compare by the ratings of this attribute instead.
     """
 
     def of_record(item: Feedback, count: Count) -> list[LabeledResponse]:
@@ -161,11 +167,19 @@ def labels(feedback: Iterable[Feedback], *, from_comparisons: bool = False) -> V
         for label in item.labels:
             said.setdefault(label.response, set()).add(label.good)
         if from_comparisons:
-            for name, verdicts in orders.extremes(item).items():
+            ends = (
+                orders.extremes(item)
+                if attribute is None
+                else orders.rated_extremes(item, attribute, count)
+            )
+            for name, verdicts in ends.items():
                 said.setdefault(name, verdicts)
+        of_text: dict[Text, set[bool]] = {}
+        for name, verdicts in said.items():
+            of_text.setdefault(item.text(name), set()).update(verdicts)
         found = []
         for name, verdicts in said.items():
-            if len(verdicts) > 1:
+            if len(of_text[item.text(name)]) > 1:
                 count("label: good and bad at once")
                 continue
             found.append(
@@ -179,7 +193,8 @@ def labels(feedback: Iterable[Feedback], *, from_comparisons: bool = False) -> V
             )
         return found
 
-    used = ("labels", "ranking", "pairs") if from_comparisons else ("labels",)
+    compared = ("ratings",) if attribute is not None else ("ranking", "pairs")
+    used = ("labels", *compared) if from_comparisons else ("labels",)
     return _view(feedback, of_record, "no label", used)
 
 

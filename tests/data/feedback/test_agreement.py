@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -196,6 +197,18 @@ def test_duplicates_and_contradictions():
     assert reports.contradictions(records) == [
         reports.Contradiction("p", ("A", "B"), ("1", "2"), ("3",), ("ann",))
     ]
+
+
+def test_records_that_agree_alone_may_go_in_a_circle_together():
+    pairs = ["AB", "BC", "CA", "AD"]
+    records = [said(pair, "ann", *pair) for pair in pairs]
+    assert reports.circles(records[:2] + records[3:]) == {}
+    assert reports.contradictions(records) == []
+    (circle,) = reports.circles(records).values()
+    assert circle[0] == circle[-1] and set(circle) == {"A", "B", "C"}
+    assert all("".join(edge) in pairs for edge in itertools.pairwise(circle))
+    other = dataclasses.replace(records[2], prompt="another")
+    assert reports.circles([*records[:2], other]) == {}, "of one prompt only"
 
 
 def test_a_table_of_comparisons_measures_agreement():

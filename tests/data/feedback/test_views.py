@@ -136,6 +136,30 @@ def test_labels():
     }  # fmt: skip
 
 
+def test_labels_of_ratings_are_the_extremes():
+    rated = [rating(name, value) for name, value in zip("abc", (5, 3, 2), strict=True)]
+    record = make(ratings=rated, labels=[{"response": "c", "good": True}])
+    view = views.labels([record], from_comparisons=True, attribute="overall")
+    assert [(r.response, r.good) for r in view.records] == [
+        ("text c", True), ("text a", True),
+    ]  # fmt: skip
+    assert view.dropped == {}
+    view = views.labels(
+        [make(ratings=rated[:1] * 2)], from_comparisons=True, attribute="overall"
+    )
+    assert view.records == () and view.dropped == {"record: no label": 1}
+
+
+def test_one_text_is_not_good_and_bad_at_once():
+    """Also where two responses have the same text."""
+    said = [{"response": x, "good": x == "a"} for x in "ab"]
+    same = [{"id": x, "text": "same" if x in "ab" else x} for x in "abc"]
+    record = make(responses=same, labels=[*said, {"response": "c", "good": True}])
+    view = views.labels([record])
+    assert [r.response for r in view.records] == ["c"]
+    assert view.dropped == {"label: good and bad at once": 2}
+
+
 def test_ratings_are_scaled_and_averaged():
     record = make(
         ratings=[
