@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,8 @@ import numpy as np
 from rlhf_jax import data
 from rlhf_jax.build.answering import Answer
 from rlhf_jax.build.opening import Opened
+from rlhf_jax.data import feedback, fields
+from rlhf_jax.data.feedback import files, views
 from rlhf_jax.errors import UserError
 from rlhf_jax.studies.rm_report import Ranked
 
@@ -42,15 +44,17 @@ def rankings(path: Path, opened: Opened, limit: int = 0) -> Source:
     """Reads pairs or rankings; those that do not fit the context are counted.
 
     Args:
-      path: JSONL of kind `pair` (lines with `chosen`) or `ranking`.
+      path: JSONL of kind `pair` (lines with `chosen`), of kind `ranking`, or of
+        feedback, whose ranking view is taken.
       opened: the reward model that they are for.
       limit: so many records at most, 0 for all.
 
     Raises:
       UserError: a bad line (named), unusable gold, or nothing that fits.
     """
-    records: Any = data.jsonl(path, _kind(path)).records[: limit or None]
-    found = Source([], [], [], np.asarray([]), {"records": len(records)})
+    everything, dropped = _records(path)
+    records = everything[: limit or None]
+    found = Source([], [], [], np.asarray([]), {"records": len(records), **dropped})
     clusters: list[str] = []
     too_long = same = 0
     for record in records:
@@ -177,16 +181,21 @@ def twice(text: Any, answer: Answer) -> Any:
     return tuple(ids[:-1] + ids) if len(ids) > 1 else None
 
 
-def _kind(path: Path) -> str:
-    """`pair` or `ranking`, by the first line."""
+def _records(path: Path) -> tuple[Sequence[Any], dict[str, int]]:
+    """Rankings, and what was left out of feedback; the first line says which it is."""
+    lines = files.lines(path)
     try:
-        with path.open(encoding="utf-8") as file:
-            first = json.loads(next((line for line in file if line.strip()), "{}"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError:
+        first = fields.decode(lines[0][1]) if lines else {}
+    except fields.FieldError:
         first = {}
-    return "pair" if isinstance(first, dict) and "chosen" in first else "ranking"
+    first = first if isinstance(first, Mapping) else {}
+    responses = first.get("responses")
+    if isinstance(responses, list) and any(isinstance(r, Mapping) for r in responses):
+        view = views.rankings(feedback.read(path).records)
+        if not view.records:
+            raise UserError(f"{path}: no record orders its responses")
+        return view.records, {f"left out: {k}": n for k, n in view.dropped.items()}
+    return data.jsonl(path, "pair" if "chosen" in first else "ranking").records, {}
 
 
 def _answers(opened: Opened, record: Any, place: str) -> list[Answer]:
@@ -194,6 +203,8 @@ def _answers(opened: Opened, record: Any, place: str) -> list[Answer]:
 
 
 def _answer(opened: Opened, prompt: Any, response: Any, place: str) -> Answer:
+    if isinstance(response, str) and not response.strip():
+        raise UserError(f"{place}: a response is empty; it needs at least one word")
     try:
         answer = opened.encoder.prompt(prompt), opened.encoder.response(response)
     except UserError as error:

@@ -232,6 +232,8 @@ BAD = [
     ({"gold": [1.0, "x"]}, "one number per response"),
     ({"responses": [[3, 1], []]}, "at least one"),
     ({"responses": [[3, 1], [99]]}, "99"),
+    ({"responses": ["w1", " "]}, "a response is empty"),
+    ({"responses": ["w1", {"id": "b", "text": "w2"}], "gold": None}, "unknown"),
     ({"ranks": [1, 1]}, "every pair ties"),
     ({"prompt": [3] * 70 + [2]}, "fits the context"),
 ]
@@ -241,6 +243,29 @@ BAD = [
 def test_a_bad_record_is_named(run, change, said):
     with pytest.raises(UserError, match=said):
         run(network(0.0), [written(1)[0] | change])
+
+
+def test_feedback_records_are_reported_on_by_their_rankings(run):
+    """The same responses as plain rankings and as feedback: the same accuracy."""
+    plain, typed = [], []
+    rows = [row for row in written(30) if len(set(map(tuple, row["responses"]))) == 2]
+    for row in rows:
+        plain.append({k: row[k] for k in ("id", "prompt", "responses", "ranks")})
+        named = [
+            {"id": x, "text": r} for x, r in zip("ab", row["responses"], strict=True)
+        ]
+        order = ["ab"[row["ranks"].index(rank)] for rank in (1, 2)]
+        typed.append({"id": row["id"], "prompt": row["prompt"], "responses": named})
+        typed[-1] |= {"ranking": order, "comments": [{"text": "so"}]}
+    expected = run(network(0.0), plain)[0]
+    found, details, _ = run(network(0.0), typed)
+    assert found["accuracy"] == expected["accuracy"]
+    assert details["left out: comments: not used"] == len(rows) > 20
+    bad = [*typed[:3], typed[3] | {"ranking": ["a", "z"]}]
+    with pytest.raises(UserError, match="pairs.jsonl:4: .*no response has the id 'z'"):
+        run(network(0.0), bad)
+    with pytest.raises(UserError, match="no record orders its responses"):
+        run(network(0.0), [typed[0] | {"ranking": []}])
 
 
 def test_a_policy_is_refused(opened, tmp_path):

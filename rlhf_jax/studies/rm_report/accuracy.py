@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_jax import stats
 from rlhf_jax.studies.rm_report import regression
-from rlhf_jax.studies.rm_report.entries import Entry, entry, unknown
+from rlhf_jax.studies.rm_report.entries import Entry, entry, share_of, unknown
 from rlhf_jax.studies.rm_report.pairs import Pairs
 
 MOST_VALUES = 12
@@ -39,7 +39,7 @@ def overall(
       found: the pairs.
       noise: scale of the label noise, None where unknown.
     """
-    estimate = stats.clustered_mean(right(difference), found.cluster)
+    estimate = share_of(right(difference), found.cluster)
     reach = ceiling(found, noise)
     word = _verdict(estimate, None if reach is None else reach.mean)
     rows = {"accuracy": _entry(estimate, word, found.count)}
@@ -100,7 +100,7 @@ def slices(difference: np.ndarray, found: Pairs) -> dict[str, dict[str, Entry]]:
     for name, bins in groups.items():
         rows = {
             text: _entry(
-                stats.clustered_mean(hits[where], found.cluster[where]),
+                share_of(hits[where], found.cluster[where]),
                 "slice",
                 int(where.sum()),
             )

@@ -8,10 +8,20 @@ import numpy as np
 
 from rlhf_jax import stats
 from rlhf_jax.studies.rm_report import regression
-from rlhf_jax.studies.rm_report.entries import Entry, beyond, entry, unknown, within
+from rlhf_jax.studies.rm_report.entries import (
+    Entry,
+    beyond,
+    entry,
+    share_of,
+    unknown,
+    within,
+)
 from rlhf_jax.studies.rm_report.pairs import Pairs
 
 BINS = 10
+FEWEST = 10
+"""Pairs a bin below which nothing is called calibrated: bins of one are never off by
+less than labels by chance are."""
 DRAWS = 400
 MARGIN = 0.2
 """A slope within 1 ± this is "calibrated" where its interval says so."""
@@ -85,7 +95,7 @@ def ece(difference: np.ndarray, found: Pairs) -> Entry:
     )
     return entry(
         boot._replace(mean=float(value)),
-        "calibrated" if value <= chance else "miscalibrated",
+        _ece_verdict(float(value), float(chance), found.count),
         n=found.count,
         unit="probability",
         definition=f"expected calibration error over {BINS} bins of equal size;"
@@ -102,7 +112,7 @@ def reliability(difference: np.ndarray, found: Pairs) -> list[Reliability]:
     points = []
     for number in np.unique(bins):
         where = bins == number
-        share = stats.clustered_mean(hits[where], found.cluster[where])
+        share = share_of(hits[where], found.cluster[where])
         points.append(
             Reliability(float(forecast[where].mean()), share, int(where.sum()))
         )
@@ -118,6 +128,12 @@ def bins_of(sizes: np.ndarray) -> np.ndarray:
 def _error(forecast: np.ndarray, hits: np.ndarray, bins: np.ndarray) -> float:
     gaps = np.bincount(bins, weights=hits - forecast, minlength=BINS)
     return float(np.sum(np.abs(gaps)) / len(forecast))
+
+
+def _ece_verdict(value: float, chance: float, count: int) -> str:
+    if value > chance:
+        return "miscalibrated"
+    return "calibrated" if count >= BINS * FEWEST else "no miscalibration shown"
 
 
 def _slope_verdict(slope: stats.Estimate) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypedDict
 
+import numpy as np
+
 from rlhf_jax import stats
 
 CONFIDENCE = 0.95
@@ -49,6 +51,25 @@ def unknown(why: str, *, unit: str, definition: str) -> Entry:
     """An entry of something that these data cannot tell."""
     nothing = stats.Estimate(math.nan, math.nan, 0)
     return entry(nothing, f"not measured: {why}", n=0, unit=unit, definition=definition)
+
+
+def share_of(hits: np.ndarray, clusters: np.ndarray) -> stats.Estimate:
+    """Mean of values in 0 .. 1 with the error of independent clusters.
+
+    Where all are 0 or all are 1 they have no spread and t would be sure of itself;
+    the interval is then the exact one of Clopper and Pearson (1934) for as many
+    independent trials as there are clusters, which ends at `(alpha / 2)^(1 / C)`.
+
+    Args:
+      hits: [N].
+      clusters: [N] labels.
+    """
+    found = stats.clustered_mean(hits, clusters)
+    if found.n < 2 or not (np.all(hits == 0) or np.all(hits == 1)):
+        return found
+    near = ((1.0 - CONFIDENCE) / 2) ** (1 / found.n)
+    low, high = (near, 1.0) if found.mean else (0.0, 1.0 - near)
+    return found._replace(low=low, high=high)
 
 
 def beyond(found: stats.Estimate, margin: float) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rlhf_jax import stats
 from rlhf_jax.studies.rm_report.accuracy import right
-from rlhf_jax.studies.rm_report.entries import Entry, against, entry
+from rlhf_jax.studies.rm_report.entries import Entry, against, entry, share_of
 from rlhf_jax.studies.rm_report.pairs import Pairs
 
 KEPT = 0.95
@@ -22,7 +22,7 @@ def consistency(
 ) -> Entry:
     """Share of pairs whose order is the same after both responses were edited."""
     same = np.sign(found.difference(scores)) == np.sign(found.difference(edited))
-    estimate = stats.clustered_mean(same.astype(np.float64), found.cluster)
+    estimate = share_of(same.astype(np.float64), found.cluster)
     return entry(
         estimate,
         against(estimate, KEPT, "consistent", "sensitive"),

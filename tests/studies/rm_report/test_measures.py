@@ -46,6 +46,20 @@ def test_gold_is_calibrated_and_reaches_the_ceiling():
     assert abs(right - reach) < 3 * spread
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_few_pairs_without_exception_prove_little(sign):
+    """All right, or all wrong: what is left open is exact, `0.025^(1/prompts)`."""
+    found, gold = drawn(6)
+    scores = sign * np.abs(gold)
+    entry = accuracy.overall(scores, found, None)["accuracy"]
+    assert entry["value"] == (sign > 0) and entry["n"] == 6
+    end = 0.025 ** (1 / 3)
+    assert entry["ci"] == pytest.approx([end, 1] if sign > 0 else [0, 1 - end])
+    assert entry["verdict"] == "no better than chance"
+    unsure = np.linspace(1e-9, 2e-9, 6)  # one half each, a bin each, and all right
+    assert calibration.ece(unsure, found)["verdict"] == "no miscalibration shown"
+
+
 def test_a_model_that_is_too_sure_shows():
     """Kills: a slope of scores after normalization, an ECE without its noise floor."""
     found, gold = drawn(4000)
