@@ -1,6 +1,7 @@
 """Scan, remat, unstacking and layout: how layers run changes no value."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -150,3 +151,33 @@ def test_logical_axes_name_every_axis(zoo):
     assert layers["attention"]["key"]["kernel"] == ("layers", "embed", "kv_heads")
     assert axes["lora"]["layers"]["mlp"]["up"]["b"] == ("layers", "lora_rank", "mlp")
     assert axes["params"]["unembedding"]["kernel"] == ("vocab", "embed")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3"])
+def test_matrices_gathered_for_decoding_are_those_that_products_read(zoo, family):
+    """In bfloat16, of a mesh: half the bytes to move, and not one bit changes; scales
+    of norms and the scalar head stay float32, as they are read."""
+
+    class Spread(placement.Placement):
+        spread = True
+
+    config = zoo.families[family](lora=networks.LoRA(rank=2))
+    network = networks.language_model(config, value_head=True, dtype=jnp.bfloat16)
+    variables, inputs = zoo.variables(network), zoo.inputs(TOKENS)
+    where = Spread(sharding.mesh(devices=jax.devices()[:1]))
+    where = where._replace(names=networks.axis_names(network))
+    with where.active():
+        gathered = jax.jit(network.for_decoding)(variables)
+    found, wanted = (
+        jax.jit(network.apply)(x, inputs)
+        for x in (gathered, network.for_decoding(variables))
+    )
+    np.testing.assert_array_equal(found.hidden, wanted.hidden)
+    np.testing.assert_array_equal(found.scalars, wanted.scalars)
+    np.testing.assert_array_equal(
+        network.unembedding(gathered), network.unembedding(variables)
+    )
+    layer = gathered["params"]["layers"][0]
+    assert layer["mlp"]["up"]["kernel"].dtype == jnp.bfloat16
+    assert layer["attention_norm"]["scale"].dtype == jnp.float32
+    assert gathered["params"]["head"]["kernel"].dtype == jnp.float32
