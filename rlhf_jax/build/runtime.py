@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 from rlhf_jax.errors import UserError
 
@@ -29,6 +33,7 @@ def prepare() -> None:
         home = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
         folder = str(Path(home) / "rlhf_jax" / "programs")
     if folder:
+        warnings.showwarning = _show_warning
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
@@ -36,6 +41,29 @@ def prepare() -> None:
     except RuntimeError as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"jax finds no device to run on: {line}") from error
+
+
+_shown = warnings.showwarning
+_UNREADABLE = re.compile("Error reading persistent compilation cache entry for '(.+?)'")
+
+
+def _show_warning(message: Any, *about: Any, **more: Any) -> None:
+    """As Python does, but removes compiled programs that jax cannot read.
+
+    A kill or a full disk leaves half of one. jax compiles it again whenever it is asked
+    for and never writes over it; once it is gone, jax writes it whole.
+    """
+    found = _UNREADABLE.match(str(message))
+    if found is None:
+        _shown(message, *about, **more)
+        return
+    import jax
+    from absl import logging
+
+    folder = Path(jax.config.jax_compilation_cache_dir)
+    logging.info("compiled programs %s in %s are damaged: again", found[1], folder)
+    for path in folder.glob(f"{glob.escape(found[1])}-*-cache"):
+        path.unlink(missing_ok=True)
 
 
 def prepare_to_compile() -> None:
