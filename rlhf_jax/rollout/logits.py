@@ -20,6 +20,9 @@ from jaxtyping import Array, Float, Int, Key
 from rlhf_jax.errors import UserError
 
 Rule = Callable[[Array, Array], Array]
+COLDEST = 1e-6
+"""Least temperature above 0: logits over a smaller one may overflow in float32, and
+the token drawn from what is then not a number would mean nothing."""
 
 
 def temperature(value: float | int) -> Rule:
@@ -189,8 +192,8 @@ def check_settings(
         f"min_length={min_length} must lie in 0..max_length={max_length}": not (
             0 <= min_length <= max_length
         ),
-        f"temperature={sampling_temperature} must be 0 (greedy) or positive": not (
-            0 <= sampling_temperature < math.inf
+        f"temperature={sampling_temperature} must be 0 (greedy) or from {COLDEST} up": (
+            sampling_temperature != 0 and not COLDEST <= sampling_temperature < math.inf
         ),
         f"top_k={k} must be at least 1, or None": k is not None and k < 1,
         f"top_p={p} must lie in (0, 1], or be None": p is not None and not 0 < p <= 1,

@@ -162,3 +162,27 @@ def test_a_meaningless_setting_is_named(name, value):
     rules.check_settings(**fine)
     with pytest.raises(UserError, match="sampling: "):
         rules.check_settings(**fine | {name: value})
+
+
+def test_a_temperature_is_zero_or_one_that_logits_can_be_divided_by():
+    """The coldest one gives numbers whatever the logits; a colder one is refused."""
+
+    def check(temperature):
+        rules.check_settings(
+            max_length=1,
+            min_length=0,
+            sampling_temperature=temperature,
+            k=None,
+            p=None,
+            samples_per_prompt=1,
+            tokens=(),
+            vocab_size=2,
+        )
+
+    for good in (0, 0.0, rules.COLDEST, 1e30):
+        check(good)
+    for bad in (-1.0, 1e-40, rules.COLDEST / 2, np.inf, np.nan):
+        with pytest.raises(UserError, match=f"temperature={bad} must be 0"):
+            check(bad)
+    cold = rules.temperature(rules.COLDEST)(jnp.asarray([[1e6, -1e6]]), STEP)
+    assert bool(jnp.isfinite(cold).all())
