@@ -234,8 +234,17 @@ def _prompts(options: argparse.Namespace, opened: Opened) -> list[_Prompt]:
     found = []
     for place, shown, prompt in given:
         with _named(place):
+            _check_unicode(prompt)
             found.append(_Prompt(place, shown, opened.encoder.prompt(prompt)))
     return found
+
+
+def _check_unicode(prompt: Any) -> None:
+    """Bytes of the command line that are no UTF-8 come as halves of surrogates."""
+    try:
+        str(prompt).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{prompt!r} is not Unicode text: {error.reason}") from error
 
 
 def _check_prompt(opened: Opened, prompt: _Prompt, length: int) -> None:

@@ -154,6 +154,8 @@ def _digest(options: Options) -> int:
     workdir = Path(options.workdir)
     if not (workdir / "config.json").is_file():
         raise UserError(f"{workdir} is not a run: it has no config.json")
+    if options.rtol is not None and not 0 <= options.rtol < float("inf"):
+        raise UserError(f"--rtol={options.rtol} must be a number from 0")
     if options.against is not None:
         return _compare(workdir, Path(options.against), options.rtol or 0.0)
     if options.rtol is not None:

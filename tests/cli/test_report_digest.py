@@ -85,6 +85,13 @@ def test_a_folder_without_checkpoints_has_no_digest(refused, other):
     assert "no checkpoint" in refused("digest", other)
 
 
+@pytest.mark.parametrize("rtol", ["-1", "nan", "inf"])
+def test_a_tolerance_is_a_number_from_zero(refused, tmp_path, rtol):
+    (tmp_path / "config.json").write_text("{}")
+    arguments = [tmp_path, f"--against={tmp_path}", f"--rtol={rtol}"]
+    assert f"--rtol={rtol}" in refused("digest", *arguments)
+
+
 def test_two_runs_are_compared_up_to_a_tolerance(command, refused, finished_run, other):
     """Exit code 1 and the part by name where they are further apart."""
     code, out, _ = command("digest", other, f"--against={finished_run}")

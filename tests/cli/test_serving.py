@@ -88,6 +88,7 @@ REFUSED = [
     ("--prompt=1 x", "'x' is not a token id from 0 to 11"),
     ("--prompt=1 12", "'12' is not a token id"),
     ("--prompt=", "no token"),
+    ("--prompt=1 \udcff", "is not Unicode text"),
     ("--prompt=1 1 1 1 1 1 1 1", "exceed the context of 8"),
     ("--prompts=/no/such/file.jsonl", "/no/such/file.jsonl"),
     ("--top-k=0", "nothing to respond to"),
