@@ -60,7 +60,7 @@ def _show_warning(message: Any, *about: Any, **more: Any) -> None:
     import jax
     from absl import logging
 
-    folder = Path(jax.config.jax_compilation_cache_dir)
+    folder = Path(jax.config.values["jax_compilation_cache_dir"])
     logging.info("compiled programs %s in %s are damaged: again", found[1], folder)
     for path in folder.glob(f"{glob.escape(found[1])}-*-cache"):
         path.unlink(missing_ok=True)

@@ -193,7 +193,8 @@ ALL = (
     Command(
         "check",
         "Build everything from shapes alone: config, batch arithmetic, memory.",
-        "  rlhf-jax check --config=experiments/tldr_ppo.py:6.9b",
+        "  rlhf-jax check --config=experiments/quickstart.py\n"
+        "  rlhf-jax check --config=experiments/hf_chain.py --config.model.path=DIR",
         _config_arguments,
         _check,
     ),

@@ -1,10 +1,12 @@
 """Every command explains itself, quickly and with examples."""
 
+import shlex
 import subprocess
 import sys
 
 import pytest
 
+from rlhf_jax.build import checking
 from rlhf_jax.cli import commands, main
 
 
@@ -15,6 +17,27 @@ def test_each_command_has_help_with_examples(capsys, name):
     assert exit.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text and f"rlhf-jax {name} " in text
+
+
+EXAMPLES = [
+    pytest.param(command, line.split()[1:], id=line.strip())
+    for command in commands.ALL
+    for line in command.examples.splitlines()
+]
+
+
+@pytest.mark.parametrize(("command", "words"), EXAMPLES)
+def test_the_examples_are_commands_that_run(command, words):
+    """Their options exist, and so do their experiments and the keys that they set;
+    `check`, which needs nothing else, runs unless it asks for a directory."""
+    settings, rest = main.split_settings(shlex.split(" ".join(words)))
+    options = main.parser().parse_args(rest)
+    options.settings = settings
+    assert options.run is command.run
+    if hasattr(options, "config"):
+        config = commands._load(options)
+        if command.name == "check" and "model.path" not in settings:
+            assert checking.describe(config)
 
 
 def test_the_help_lists_every_command(capsys):
