@@ -21,13 +21,17 @@ from rlhf_jax.types import Network
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
-def describe(config: Any) -> str:
+def describe(config: Any, devices: Sequence[Any] | None = None) -> str:
     """Resolved config, arithmetic of every stage, parameters and memory, as text.
+
+    Args:
+      config: of the experiment.
+      devices: of the mesh, such as those of a topology; None = those that are here.
 
     Raises:
       UserError: whatever `train` would refuse before its first step.
     """
-    context, stages = experiment.build(config, Path("unused"), Stop())
+    context, stages = experiment.build(config, Path("unused"), Stop(), devices=devices)
     plain = config.to_dict()
     described = {stage.name: stage.describe() for stage in stages}
     blocks = [

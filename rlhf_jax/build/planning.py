@@ -56,7 +56,7 @@ def plan(
     Raises:
       UserError: whatever `train` would refuse before its first step.
     """
-    config = _without_files(config)
+    config = without_files(config)
     context, stages = experiment.build(
         config, workdir, Stop(), devices=topology.devices
     )
@@ -81,7 +81,7 @@ def plan(
     return result
 
 
-def _without_files(config: Any) -> Any:
+def without_files(config: Any) -> Any:
     """The config, with stand-ins where it names neither files nor a model."""
     config = config.copy_and_resolve_references()
     given = ("demonstrations", "rankings", "prompts", "tokenizer")

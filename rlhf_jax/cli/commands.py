@@ -110,12 +110,25 @@ def _reproduce(options: Options) -> int:
     )
 
 
+def _check_arguments(parser: Parser) -> None:
+    _config_arguments(parser)
+    parser.add_argument(
+        "--topology", metavar="KIND:SHAPE", help="of a pod that is not here: v5e:16x16"
+    )
+
+
 def _check(options: Options) -> int:
     config = _load(options)
-    from rlhf_jax.build import checking, runtime
+    from rlhf_jax.build import checking, planning, runtime
+    from rlhf_jax.planning import topology
 
-    runtime.prepare()
-    print(checking.describe(config))
+    if options.topology is None:
+        runtime.prepare()
+        print(checking.describe(config))
+    else:
+        runtime.prepare_to_compile()
+        devices = topology(options.topology).devices
+        print(checking.describe(planning.without_files(config), devices))
     return 0
 
 
@@ -195,7 +208,7 @@ ALL = (
         "Build everything from shapes alone: config, batch arithmetic, memory.",
         "  rlhf-jax check --config=experiments/quickstart.py\n"
         "  rlhf-jax check --config=experiments/hf_chain.py --config.model.path=DIR",
-        _config_arguments,
+        _check_arguments,
         _check,
     ),
     Command(

@@ -15,7 +15,7 @@ pytest.importorskip("libtpu")
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from rlhf_jax import planning, sharding  # noqa: E402
-from rlhf_jax.build import loading  # noqa: E402
+from rlhf_jax.build import checking, loading  # noqa: E402
 from rlhf_jax.build import planning as building  # noqa: E402
 from rlhf_jax.errors import UserError  # noqa: E402
 from rlhf_jax.networks import kernels  # noqa: E402
@@ -88,6 +88,16 @@ def test_splash_attention_compiles_on_a_mesh_with_its_backward_pass():
     assert found.text.count("tpu_custom_call") >= 3
     products = (2 + 4 + 3) * 2 * (rows // 2) * (heads // 2) * length**2 * size
     assert found.report.total.flops == products
+
+
+def test_a_recipe_is_checked_for_a_pod_that_is_not_here():
+    """Each of 256 devices holds a 256th of 8 B parameters, but for the norms."""
+    config = building.without_files(loading.load("experiments/llama_8b_ppo.py"))
+    out = checking.describe(config, planning.topology("v5e:16x16").devices)
+    table = out[out.index("memory of each of 256 devices") :].splitlines()
+    (row,) = [line.split() for line in table if line.split()[0] == "rm"]
+    total = 4 * 7_504_928_768  # Llama 3.1 8B without its language head, a scalar one
+    assert row[2] == "MiB" and float(row[1]) == pytest.approx(total / 256 / 2**20, 1e-2)
 
 
 def test_moments_that_wait_on_the_host_leave_the_devices(tmp_path):

@@ -116,3 +116,10 @@ def test_bytes_of_each_device_of_a_mesh():
     assert alone == checking.units(total)
     total, shared = trained("--config.mesh.fsdp=8")
     assert shared == checking.units(total / 8)
+
+
+def test_a_topology_stands_for_devices_that_are_not_here(command, text):
+    code, out, _ = command("check", TINY, "--config.ppo.epochs=3", "--topology=cpu:1")
+    assert code == 0 and out == text
+    code, _, err = command("check", TINY, "--topology=abacus:8")
+    assert code == 2 and "abacus" in err
