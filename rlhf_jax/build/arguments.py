@@ -17,8 +17,13 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
-KEYWORDS = ("clip_eps", "coef", "discount", "lam", "penalty", "value_lam")
+KEYWORDS = (
+    *("clip_eps", "coef", "discount", "dual_clip"),
+    *("lam", "penalty", "value_lam"),
+)
 """Keywords that are arguments, in every part that has them."""
+CONTROLLED = ("init_coef", "target", "horizon", "rate")
+"""Keywords of KL controllers, which hold them in a state of their own."""
 
 NUMBER = "(a number)"
 """Stands for an argument where a program is described by what it is made of."""
@@ -29,7 +34,7 @@ def masked(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
     None and a number, or a number and a pair, make different parts, and stay apart.
     """
-    rest, numbers = _split(keywords)
+    rest, numbers = _split(keywords, (*KEYWORDS, *CONTROLLED))
     marks = {
         key: [NUMBER] * len(value) if isinstance(value, tuple) else NUMBER
         for key, value in numbers.items()
@@ -37,12 +42,14 @@ def masked(keywords: Mapping[str, Any]) -> dict[str, Any]:
     return rest | marks
 
 
-def _split(keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(
+    keywords: Mapping[str, Any], names: tuple[str, ...] = KEYWORDS
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what stays as it is, arguments: numbers and tuples of these)."""
     rest, numbers = {}, {}
     for key, value in keywords.items():
         several = tuple(value) if isinstance(value, tuple | list) else (value,)
-        if key in KEYWORDS and all(map(_is_number, several)):
+        if key in names and all(map(_is_number, several)):
             numbers[key] = several if isinstance(value, tuple | list) else value
         else:
             rest[key] = value

@@ -61,7 +61,8 @@ def keywords(
     section: Section, name: str, factory: Callable[..., Any], **given: Any
 ) -> dict[str, Any]:
     """Keywords of a part from its sub-section; KL estimators are checked by name."""
-    own = section.section(name) if section.has(name) else Section({}, section.path)
+    path = f"{section.path}.{name}"
+    own = section.section(name) if section.has(name) else Section({}, path)
     for key, bounds in RANGES.items():
         if own.has(key):
             _in_range(own, key, bounds)

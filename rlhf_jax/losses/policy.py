@@ -48,7 +48,7 @@ def policy_gradient() -> LossTerm:
 
 
 def clipped_surrogate(
-    clip_eps: ClipEps = 0.2, dual_clip: float | None = None, level: str = "token"
+    clip_eps: ClipEps = 0.2, dual_clip: Number | None = None, level: str = "token"
 ) -> LossTerm:
     """PPO's clipped surrogate (Schulman et al. 2017, eq. 7), as a loss.
 
@@ -70,13 +70,13 @@ def clipped_surrogate(
 
     Args:
       clip_eps: one number, (low, high) for "clip-higher", or None for no clip.
-      dual_clip: c > 1, or None for none.
+      dual_clip: c > 1, or None for none; float[] where it is an argument of the step.
       level: `token` or `sequence`.
     """
     low, high = _bounds(clip_eps)
     _check_level(level)
-    if dual_clip is not None and not dual_clip > 1:
-        raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
+    if isinstance(dual_clip, int | float) and not dual_clip > 1:
+        raise UserError(f"dual_clip={dual_clip} must be above 1, or None for none")
 
     def values(
         outputs: types.PolicyOutputs, batch: types.Experience
@@ -169,7 +169,7 @@ def truncated_importance(term: LossTerm, cap: float) -> LossTerm:
       cap: the largest weight, above 0 (2 in the literature).
     """
     if not cap > 0:
-        raise ValueError(f"cap must be above 0, got {cap}")
+        raise UserError(f"importance_cap={cap} must be above 0, or None for none")
 
     def values(
         outputs: types.PolicyOutputs, batch: types.Experience, *prepared: Any

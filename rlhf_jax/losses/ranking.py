@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import metrics, types
+from rlhf_jax.errors import UserError
 from rlhf_jax.losses.combine import LossTerm
 from rlhf_jax.losses.orderings import logsumexp_where, negative_log_likelihood
 from rlhf_jax.losses.reduction import support
@@ -66,7 +67,7 @@ def all_pairs(label_smoothing: float = 0.0) -> LossTerm:
       label_smoothing: as in `bradley_terry`.
     """
     if not 0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
+        raise UserError(f"label_smoothing={label_smoothing} must be in [0, 0.5)")
 
     def values(scores: Array, batch: types.RankingBatch) -> tuple[Array, types.Metrics]:
         scores = _ranked(scores, batch)

@@ -44,6 +44,27 @@ class Scheduled(NamedTuple):
     count: Array
 
 
+class Followed(NamedTuple):
+    """State of a coefficient that follows the KL, float32[] each: the coefficient
+    (of `lagrangian` its logarithm), and the numbers that move it, which are arguments
+    of compiled steps like it.
+
+    Attributes:
+      coef: now.
+      target: nats per sequence.
+      pace: the horizon in episodes, or the rate per batch.
+    """
+
+    coef: Array
+    target: Array
+    pace: Array
+
+
+def _followed(coef: Array, target: float, pace: float) -> Followed:
+    numbers = (jnp.asarray(x, jnp.float32) for x in (coef, target, pace))
+    return Followed(*numbers)
+
+
 def fixed(coef: Coefficient) -> Controller:
     """A number, or a schedule of the update count; the KL changes nothing.
 
@@ -82,16 +103,16 @@ def proportional(init_coef: float, target: float, horizon: float) -> Controller:
             " above 0; for a fixed coefficient use kl_penalty or kl_to_reference"
         )
 
-    def init() -> Array:
-        return jnp.asarray(init_coef, jnp.float32)
+    def init() -> Followed:
+        return _followed(jnp.asarray(init_coef), target, horizon)
 
-    def update(state: Array, kl: Array, episodes: Array) -> Array:
-        error = jnp.clip(kl / target - 1.0, -_MOST_ERROR, _MOST_ERROR)
+    def update(state: Followed, kl: Array, episodes: Array) -> Followed:
+        error = jnp.clip(kl / state.target - 1.0, -_MOST_ERROR, _MOST_ERROR)
         # A NaN would stay in the coefficient, and in every checkpoint, for good.
         error = jnp.where(jnp.isfinite(kl), error, 0.0)
-        return state * (1.0 + error * episodes / horizon)
+        return state._replace(coef=state.coef * (1.0 + error * episodes / state.pace))
 
-    return Controller(init, lambda state: state, update)
+    return Controller(init, lambda state: state.coef, update)
 
 
 def lagrangian(init_coef: float, target: float, rate: float) -> Controller:
@@ -114,12 +135,13 @@ def lagrangian(init_coef: float, target: float, rate: float) -> Controller:
             f" rate {rate} must be above 0"
         )
 
-    def init() -> Array:
-        return jnp.log(jnp.asarray(init_coef, jnp.float32))
+    def init() -> Followed:
+        return _followed(jnp.log(jnp.asarray(init_coef, jnp.float32)), target, rate)
 
-    def update(state: Array, kl: Array, episodes: Array) -> Array:
-        error = jnp.clip(kl / target - 1.0, -1.0, 1.0)
+    def update(state: Followed, kl: Array, episodes: Array) -> Followed:
+        error = jnp.clip(kl / state.target - 1.0, -1.0, 1.0)
         moved = jnp.isfinite(kl) & (episodes > 0)
-        return state + jnp.where(moved, rate * error, 0.0)
+        step = jnp.where(moved, state.pace * error, 0.0)
+        return state._replace(coef=state.coef + step)
 
-    return Controller(init, jnp.exp, update)
+    return Controller(init, lambda state: jnp.exp(state.coef), update)

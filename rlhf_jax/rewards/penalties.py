@@ -91,7 +91,7 @@ def adaptive_kl_penalty(
 ) -> types.RewardTransformation:
     """The penalty under Ziegler's proportional controller, `controllers.proportional`.
 
-    Logs what `kl_penalty` logs. State: the coefficient, float32, part of checkpoints.
+    Logs what `kl_penalty` logs. State: `controllers.Followed`, part of checkpoints.
     """
     return _controlled(controllers.proportional(init_coef, target, horizon), estimator)
 
@@ -101,6 +101,6 @@ def lagrangian_kl_penalty(
 ) -> types.RewardTransformation:
     """The penalty as the multiplier of `KL <= target`, `controllers.lagrangian`.
 
-    Logs what `kl_penalty` logs. State: the logarithm of the coefficient, float32.
+    Logs what `kl_penalty` logs. State: `controllers.Followed`, part of checkpoints.
     """
     return _controlled(controllers.lagrangian(init_coef, target, rate), estimator)

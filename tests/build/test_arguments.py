@@ -17,8 +17,9 @@ from rlhf_jax.build import (
 from rlhf_jax.studies import ablation
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _quick():
+    """Also around `shared`: both sides of a comparison are compiled alike."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -36,6 +37,8 @@ CHANGES = (
     ("ppo.gae.discount", 0.9),
     ("ppo.length_penalty.coef", 0.3),
     ("ppo.kl_coef", 0.1),
+    ("ppo.clipped_surrogate.dual_clip", 1.001),
+    ("ppo.adaptive_kl_penalty.horizon", 20.0),
 )
 
 
@@ -45,8 +48,10 @@ def study():
         target="tilt",
         beta=0.3,
         kl_coef=0.3,
-        rewards=("length_penalty", "score_at_last_token", "kl_penalty"),
+        rewards=("length_penalty", "score_at_last_token", "adaptive_kl_penalty"),
         length_penalty=dict(coef=0.1),
+        adaptive_kl_penalty=dict(target=2.0, horizon=50.0),
+        clipped_surrogate=dict(weight=1.0, clip_eps=0.2, dual_clip=1.01),
         estimator=("gae", "whitened"),
         terms=("clipped_surrogate", "clipped_value"),
         value=exact_worlds.critic(),
@@ -166,6 +171,10 @@ def test_what_shapes_a_program_stays_in_its_description():
     ]
     assert forms[0] == forms[1] and forms[2] == forms[3]
     assert len({repr(form) for form in forms}) == 3
+    controlled = [
+        arguments.masked(dict(target=target, horizon=100.0)) for target in (6.0, 2.0)
+    ]
+    assert controlled[0] == controlled[1]
     optimizers = [
         programs.of_optimizers(dict(optimizer=dict(learning_rate=rate, clip_norm=norm)))
         for rate, norm in ((0.1, 1.0), (0.0, 2.0), (0.1, None))

@@ -32,6 +32,9 @@ def test_unknown_parts_and_keywords_name_the_nearest():
         unread.finish()
     with pytest.raises(UserError, match="did you mean 'kl_penalty'"):
         parts.shaping(section(rewards=("score_at_last_token", "kl_penalti")), 0.1)
+    bare = section(rewards=("score_at_last_token", "adaptive_kl_penalty"))
+    with pytest.raises(UserError, match=r"ppo\.adaptive_kl_penalty\.target is miss"):
+        parts.shaping(bare, 0.1)
     given = section(
         rewards=("score_at_last_token", "kl_penalty"), kl_penalty={"estimater": "k1"}
     )

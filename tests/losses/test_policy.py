@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses, metrics
+from rlhf_jax.errors import UserError
 from rlhf_jax.losses import policy
 
 
@@ -56,7 +57,7 @@ def test_clipped_surrogate_against_the_definition(x64, clip_eps, dual_clip, expe
 
 
 def test_dual_clip_must_exceed_one():
-    with pytest.raises(ValueError, match="dual_clip"):
+    with pytest.raises(UserError, match="dual_clip=0.5 must be above 1"):
         losses.clipped_surrogate(dual_clip=0.5)
 
 

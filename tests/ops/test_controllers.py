@@ -1,5 +1,6 @@
 """KL coefficients: fixed, scheduled, proportional, Lagrangian."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,7 +50,22 @@ def test_the_lagrangian_settles_where_the_constraint_binds():
     state = controller.init()
     for kl, episodes in ((jnp.nan, 4.0), (9.0, 0.0)):
         after = controller.update(state, jnp.asarray(kl), jnp.asarray(episodes))
-        assert float(after) == float(state)
+        assert after == state
+
+
+def test_what_moves_a_coefficient_is_an_argument_of_the_program():
+    """One compiled step follows any target, horizon and rate; each matters."""
+    for make in (controllers.proportional, controllers.lagrangian):
+        step = jax.jit(make(0.2, 1.0, 1.0).update)
+        ends = set()
+        for target, pace in ((4.0, 0.5), (2.2, 0.5), (4.0, 0.3)):
+            own = make(0.2, target, pace)
+            state, kl = own.init(), jnp.asarray(2.0)
+            found = step(state, kl, jnp.asarray(4.0))
+            expected = own.coef(own.update(state, kl, jnp.asarray(4.0)))
+            assert float(own.coef(found)) == pytest.approx(float(expected), rel=1e-6)
+            ends.add(round(float(expected), 6))
+        assert step._cache_size() == 1 and len(ends) == 3
 
 
 def test_numbers_that_make_no_sense_are_refused():

@@ -155,7 +155,7 @@ def coefficients(link, sequence_kls, **options):
     state, found = link.init(), []
     for value in sequence_kls:
         _, state, _ = update(link, with_sequence_kl(value, **options), state)
-        found.append(float(state))
+        found.append(float(state.coef))
     return found
 
 
@@ -190,7 +190,7 @@ def test_the_controller_reaches_its_target_in_a_closed_loop():
     link = rewards.adaptive_kl_penalty(0.1, target=6.0, horizon=20.0)
     state = link.init()
     for _ in range(60):  # a policy whose KL answers the coefficient
-        trajectory = with_sequence_kl(1.2 / float(state))
+        trajectory = with_sequence_kl(1.2 / float(state.coef))
         _, state, logged = update(link, trajectory, state)
     assert metrics.finish(logged)["objective/kl"] == pytest.approx(6.0, rel=0.05)
 
@@ -245,5 +245,5 @@ def test_a_kl_that_is_not_finite_leaves_the_coefficient():
         ref_logprobs=trajectory.ref_logprobs.at[0, 0].set(jnp.nan)
     )
     link = rewards.adaptive_kl_penalty(0.2, target=6.0, horizon=100)
-    _, coefficient, _ = link.update(rewards.initial(broken), link.init(), broken)
-    assert float(coefficient) == pytest.approx(0.2)
+    _, state, _ = link.update(rewards.initial(broken), link.init(), broken)
+    assert float(state.coef) == pytest.approx(0.2)

@@ -25,6 +25,7 @@ grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr))}
 .change th{overflow-wrap:anywhere;width:30%}.change td{text-align:left;font:12.5px/1.5
 ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .wide{max-width:620px}
+@media(min-width:521px){.cells tbody th{min-width:8.5em}}
 @media(max-width:520px){.cells tr{display:grid;
 grid-template-columns:1fr 1.25fr 1.25fr;border-bottom:1px solid var(--line)}
 .cells th,.cells td{border:0;padding:3px}.cells small{font-size:11.5px}
