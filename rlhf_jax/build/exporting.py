@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
 from rlhf_jax.build import opening
 from rlhf_jax.build.opening import Opened
+from rlhf_jax.data import Tokenizer
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface
 
@@ -22,6 +24,11 @@ def export(stage: Path, out: Path) -> str:
     folded into the head and its bias in `reward.json` beside it (with the gain, so that
     `rm-report` can tell the scores that were trained). The directory appears
     whole or not at all.
+
+    `transformers` takes the score at the last token that is no padding. Where padding
+    is the end token, that would be the one before the end: the directory of a reward
+    model then names no padding, so that sequences are scored one by one, and a batch
+    is refused there instead of scored wrong.
 
     Returns:
       What was written, in words.
@@ -46,13 +53,27 @@ def export(stage: Path, out: Path) -> str:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    kind = "AutoModelForSequenceClassification" if opened.scalar else ""
-    return f"{out}: open it with {kind or 'AutoModelForCausalLM'}.from_pretrained"
+    return f"{out}: open it with {_opener(opened)}"
+
+
+def _opener(opened: Opened) -> str:
+    if not opened.scalar:
+        return "AutoModelForCausalLM.from_pretrained"
+    single = _pads_with_end(opened.encoder.tokenizer)
+    return "AutoModelForSequenceClassification.from_pretrained" + (
+        "; one sequence at a time, for the tokenizer has no padding of its own" * single
+    )
+
+
+def _pads_with_end(tokenizer: Tokenizer) -> bool:
+    return tokenizer.pad_token == tokenizer.end_token
 
 
 def _write(folder: Path, opened: Opened) -> None:
     tokenizer, variables = opened.encoder.tokenizer, opened.variables
-    special = {"eos_token_id": tokenizer.end_token, "pad_token_id": tokenizer.pad_token}
+    special: dict[str, Any] = {"eos_token_id": tokenizer.end_token}
+    if not (opened.scalar and _pads_with_end(tokenizer)):
+        special["pad_token_id"] = tokenizer.pad_token
     if tokenizer.start_token is not None:
         special["bos_token_id"] = tokenizer.start_token
     if opened.scalar:
