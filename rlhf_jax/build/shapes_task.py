@@ -25,6 +25,7 @@ def shapes(section: Section, data_seed: int, model_path: str | None) -> Task:
     del data_seed, model_path
     sampled = section.int("response_length", 2)
     longest = section.optional("response_limit", section.int) or sampled
+    section.choice("demonstration_kind", ("demonstration", "conversation"))
     pair = section.choice("ranking_kind", ("ranking", "pair")) == "pair"
     for key in ("demonstrations", "rankings", "prompts"):
         for name in (key, f"heldout_{key}"):

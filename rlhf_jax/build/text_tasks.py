@@ -43,9 +43,10 @@ def text_encoder(
 def files(section: Section, data_seed: int, model_path: str | None) -> Task:
     """JSONL files or tfds datasets; gold only by a scorer or by a reward model.
 
-    Each of `demonstrations`, `rankings` (kind `pair` or `ranking`, see
-    `ranking_kind`), `prompts` and `pretraining` is a path, `tfds:NAME[#SPLIT]` or
-    None. Prompts default to those of the demonstrations, then of the rankings. Where
+    Each of `demonstrations` (or conversations, see `demonstration_kind`), `rankings`
+    (or pairs, see `ranking_kind`), `prompts` and `pretraining` is a path,
+    `tfds:NAME[#SPLIT]` or None. Prompts default to those of the demonstrations, then
+    of the rankings; conversations, trained on as a whole, have none. Where
     `heldout_*` is None, `heldout_share` of the prompts is held out by a hash of the
     prompt, which puts the same prompt of all files on the same side.
 
@@ -59,6 +60,7 @@ def files(section: Section, data_seed: int, model_path: str | None) -> Task:
     encoder = text_encoder(section, tokenizer, longest)
     bad, share = section.str("on_bad_line"), section.float("heldout_share", 0.0)
     ranking = section.choice("ranking_kind", ("ranking", "pair"))
+    shown = section.choice("demonstration_kind", ("demonstration", "conversation"))
 
     def sides(key: str, kind: str) -> tuple[data.Dataset | None, data.Dataset | None]:
         given = section.optional(key, section.str)
@@ -70,11 +72,13 @@ def files(section: Section, data_seed: int, model_path: str | None) -> Task:
             return data.split(whole, share, by=_prompt_text) if whole else (None, None)
         return _read(given, kind, bad), _read(other, kind, bad)
 
-    demonstrations, heldout_demonstrations = sides("demonstrations", "demonstration")
+    demonstrations, heldout_demonstrations = sides("demonstrations", shown)
     rankings, heldout_rankings = sides("rankings", ranking)
     prompts, heldout = sides("prompts", "prompt")
-    prompts = prompts or demonstrations or rankings
-    heldout = heldout or heldout_demonstrations or heldout_rankings
+    if shown == "demonstration":
+        prompts, heldout = prompts or demonstrations, heldout or heldout_demonstrations
+    prompts = prompts or rankings or demonstrations
+    heldout = heldout or heldout_rankings or heldout_demonstrations
     if prompts is None or heldout is None:
         raise UserError(
             f"{section.path} names no file: give the path of a JSONL file in"

@@ -165,6 +165,24 @@ def test_files_hold_out_the_same_prompts_of_every_file(words, tmp_path):
     assert task.prompts is task.demonstrations and task.gold is None
 
 
+def test_files_of_conversations_lend_no_prompts(words, tmp_path):
+    """They are for fine-tuning; what is sampled from are the prompts of the others."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    chats = lines(tmp_path / "c.jsonl", [{"messages": turns}] * 8)
+    pairs = [{"prompt": "a", "chosen": "c", "rejected": "e"}] * 8
+    config = sections.files_task(
+        tokenizer=words,
+        demonstrations=chats,
+        demonstration_kind="conversation",
+        rankings=lines(tmp_path / "r.jsonl", pairs),
+        ranking_kind="pair",
+        heldout_share=0.0,
+    )
+    task = tasks.task(section_of(config), SEEDS, None)
+    assert {record.kind for record in task.demonstrations.records} == {"conversation"}
+    assert task.prompts is task.rankings
+
+
 def test_files_read_given_responses_longer_than_those_sampled(words, tmp_path):
     path = lines(
         tmp_path / "r.jsonl",

@@ -32,7 +32,14 @@ def get_config():
             overlong_response="cut",
             prompt_suffix="",
             response_prefix="",
-            **dict(dict(heldout_share=0.5, ranking_kind="pair"), **{task!r}),
+            **dict(
+                dict(
+                    heldout_share=0.5,
+                    ranking_kind="pair",
+                    demonstration_kind="demonstration",
+                ),
+                **{task!r},
+            ),
         )
     )
     config.sft = ConfigDict(
@@ -154,3 +161,59 @@ def test_examples_without_a_token_to_train_on_are_refused(
     config = experiment(demonstrations=str(path), heldout_share=0.0)
     message = refused("train", config, f"--workdir={tmp_path / 'run'}")
     assert "data: none of its 3 examples has a token to train on" in message
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+def chat(*contents):
+    roles = ("user", "assistant") * len(contents)
+    turns = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+    return json.dumps({"messages": turns}) + "\n"
+
+
+@pytest.fixture
+def conversations(experiment, tmp_path, model):
+    """`conversations(text, template=True)`: an experiment on a file of this text."""
+
+    def write(text, template=True):
+        path, folder = tmp_path / "chats.jsonl", tmp_path / f"chat-{template}"
+        path.write_text(text)
+        templates = {"chat_template": TEMPLATE} if template else {}
+        tokenizer.train_bpe(["a b c"], folder, vocab_size=258, **templates)
+        return experiment(
+            demonstrations=str(path),
+            demonstration_kind="conversation",
+            heldout_share=0.0,
+            tokenizer=str(folder),
+        )
+
+    return write
+
+
+@pytest.mark.parametrize("packed", ["true", "false"])
+def test_conversations_are_trained_on(command, conversations, tmp_path, packed):
+    config = conversations(chat("a", "b") + chat("c", "d", "e", "f"))
+    arguments = [f"--workdir={tmp_path / 'run'}", f"--config.sft.packed={packed}"]
+    code, _, err = command("train", config, *arguments)
+    assert code == 0, err
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["loss/cross_entropy"] > 0
+
+
+def test_conversations_that_cannot_be_trained_on_are_named(
+    refused, conversations, tmp_path
+):
+    workdir = f"--workdir={tmp_path / 'run'}"
+    good = chat("a", "b")
+    for bad, said in (
+        (chat("a"), "chats.jsonl:2: field 'messages': no turn of the assistant"),
+        ('{"messages": []}', "chats.jsonl:2: field 'messages': expected a list"),
+        ('{"messages": [{"role": "user"}]}', "messages[0].content"),
+        ('{"prompt": "a", "response": "b"}', "field 'messages': missing"),
+    ):
+        assert said in refused("train", conversations(good + bad), workdir)
+    assert not (tmp_path / "run").exists()
+    assert "chat template" in refused("train", conversations(good, False), workdir)
+    long = conversations(good + chat("a" * 9, "b"))
+    assert "batches hold 8" in refused("train", long, workdir)
