@@ -93,7 +93,7 @@ def suggestion(plan: Mapping[str, Any], config: Any, context: Context) -> str:
 
     Weights that a rollout need not hold whole, smaller microbatches and
     rematerialization where temporaries are most of it, else a mesh that splits the
-    state further.
+    state further, else moments that wait on the host.
     """
     stage = plan["fullest_stage"]
     rows = [p for p in plan["programs"] if p["name"].rpartition("/")[0] == stage]
@@ -138,12 +138,14 @@ def _smaller(stage: str, settings: Any, context: Context, name: str) -> list[str
 
 
 def _wider(plan: Mapping[str, Any], context: Context, resident: int) -> list[str]:
-    """A mesh that splits parameters and states over more devices."""
+    """A mesh that splits parameters and states over more devices, or the host."""
     mesh, devices = plan["mesh"], plan["devices"]
     if mesh["fsdp"] * mesh["tensor"] < devices:
         return [f"--config.mesh.data=1 --config.mesh.fsdp={devices // mesh['tensor']}"]
     need = math.ceil(devices * resident / plan["hbm_bytes"])
+    host = "--config.mesh.host_moments=True"
     return [
+        *([] if context.placement.host_moments else [host]),
         f"about {need} devices of this kind in place of {devices}, or a model with"
-        " fewer parameters (--config.model.param_dtype=bfloat16 halves its bytes)"
+        " fewer parameters (--config.model.param_dtype=bfloat16 halves its bytes)",
     ]

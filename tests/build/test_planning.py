@@ -153,6 +153,18 @@ def test_a_rollout_that_does_not_fit_may_leave_its_weights_split(name, gathered,
     assert f"; try {first}" in plan_advice.suggestion(over, config, context)
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_state_that_fills_all_devices_may_wait_on_the_host(waiting):
+    row = {"name": "sft/update", "resident_bytes": 3, "temp_bytes": 0}
+    over = {"fullest_stage": "sft", "margin_bytes": -1, "programs": [row]}
+    over |= {"mesh": {"fsdp": 4, "tensor": 2}, "devices": 8, "hbm_bytes": 2}
+    where = types.SimpleNamespace(host_moments=waiting)
+    context = Context(**dict.fromkeys(Context._fields) | {"placement": where})
+    said = plan_advice.suggestion(over, {}, context)
+    assert ("; try --config.mesh.host_moments=True or " in said) == (not waiting)
+    assert "about 12 devices" in said
+
+
 def test_a_program_that_the_compiler_refuses_is_told_by_its_message():
     wanted = compiling._wanted
     line = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 21.50G of"
