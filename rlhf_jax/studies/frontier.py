@@ -9,6 +9,8 @@ import numpy as np
 from rlhf_jax.studies import figures, panels, points, runs, summary, svg
 
 SHAPES = {"sft": "circle", "ppo": "square"}
+OTHER = "diamond"
+"""Marks of the rows of a table that are not among `SHAPES`."""
 
 
 def figure(found: Sequence[runs.Run], stage: str, root: bool) -> str:
@@ -49,7 +51,14 @@ def figure(found: Sequence[runs.Run], stage: str, root: bool) -> str:
             "What each nat of distance bought, along training. Marks: rows of the "
             "table with ± 1 standard error. Higher and further left is better."
         )
-    return figures.figure(title, plot, series, text, found)
+    told = _shapes() if marks and len(found) > 1 else ""
+    return figures.figure(title, plot, series, text + told, found)
+
+
+def _shapes() -> str:
+    """What the marks are where runs share a plot, in which they carry no names."""
+    named = (f"{shape} {summary.label(row)}" for row, shape in SHAPES.items())
+    return f" Shapes: {', '.join(named)}, {OTHER} any other row."
 
 
 def _against(
@@ -78,7 +87,7 @@ def _marks(run: runs.Run, color: str, several: bool) -> list[points.Mark]:
             x_error, y_error = (float(of.get("se") or 0.0) for of in (kl, gold))
             label = "" if several else summary.label(row)
             at = (kl["mean"], gold["mean"], x_error, y_error)
-            marks.append(points.Mark(label, *at, color, SHAPES.get(row, "diamond")))
+            marks.append(points.Mark(label, *at, color, SHAPES.get(row, OTHER)))
     return marks
 
 

@@ -135,6 +135,7 @@ def test_several_runs_overlay_with_legend_and_differences(tmp_path, fake_run):
     workdirs = [fake_run(tmp_path / "a"), fake_run(tmp_path / "b", seed=1, kl_coef=0.1)]
     found, text = page(workdirs, tmp_path)
     assert "2 runs compared" in found.text
+    assert text.count("Shapes: circle SFT, square PPO, diamond any other row.") == 2
     first = text[text.index("<h4>Gold and proxy reward") :]
     first = first[: first.index("</figure>")]
     assert {"color:var(--c0)", "color:var(--c1)"} <= set(
