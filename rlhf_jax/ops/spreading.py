@@ -65,8 +65,7 @@ class Spread(NamedTuple):
         extra = states.shape[len(like) :]
         if self.mesh is None:
             return states.reshape(-1, *extra)
-        length = like[-1] if len(like) > 1 else 1
-        x = states.reshape(-1, length, *extra)
+        x = states.reshape(-1, _length(like), *extra)
         sizes = (self.parts(self.rows), self.parts(self.columns))
         added = [(0, -x.shape[axis] % size) for axis, size in enumerate(sizes)]
         return jnp.pad(x, added + [(0, 0)] * len(extra))
@@ -75,17 +74,13 @@ class Spread(NamedTuple):
         """Values per token, as they were before `arrange`."""
         if self.mesh is None:
             return values.reshape(like)
-        length = like[-1] if len(like) > 1 else 1
+        length = _length(like)
         return values[: math.prod(like) // length, :length].reshape(like)
 
     def sizes(self, tokens: Array, matrix: Array) -> tuple[int, int]:
         """Tokens and rows of the vocabulary of one device."""
-        count, vocab = tokens.size, matrix.shape[0]
-        if self.mesh is None:
-            return count, vocab
-        return count // self.parts(self.rows + self.columns), vocab // self.parts(
-            self.vocab
-        )
+        parts = self.parts(self.rows + self.columns), self.parts(self.vocab)
+        return tokens.size // parts[0], matrix.shape[0] // parts[1]
 
     def run(
         self, function: Callable[..., Any], given: tuple[str, ...], found: Any
@@ -155,6 +150,11 @@ class Spread(NamedTuple):
         )
 
 
+def _length(tokens: tuple[int, ...]) -> int:
+    """Columns of tokens of this shape; tokens that are not in rows have one each."""
+    return tokens[-1] if len(tokens) > 1 else 1
+
+
 def spread(tokens: tuple[int, ...], *matrices: Array) -> Spread:
     """How the active placement spreads tokens of this shape and some matrices [V D].
 
@@ -165,7 +165,7 @@ def spread(tokens: tuple[int, ...], *matrices: Array) -> Spread:
     if here is None:
         return Spread()
     found = Spread(here.mesh)
-    length = tokens[-1] if len(tokens) > 1 else 1
+    length = _length(tokens)
 
     def fits(name: str, size: int) -> Axes:
         axes = here.split(name)
