@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rlhf_jax.planning import collectives, products, trips
+from rlhf_jax.planning import collectives, products, traffic, trips
 from rlhf_jax.planning.hlo import Computation, Instruction, Module, parse
 from rlhf_jax.planning.trips import Value, Values
 
@@ -149,7 +149,7 @@ class _Walk:
             _merge(total, self.computation(called, given, phase))
         elif one.opcode not in _FREE:
             own = total.setdefault(phase, Cost())
-            own.bytes += _traffic(one, where, self._module)
+            own.bytes += traffic.traffic(one, where, self._module)
             own.add(self._inner(one, where))
 
     def _loop(
@@ -233,59 +233,3 @@ _BOOKKEEPING = frozenset(
     " AssumeGatherIndicesInBound TopK MoveToHost MoveToDevice ConcatBitcast"
     " GatherScatterIndicesBitpacked".split()
 )
-
-
-def _traffic(one: Instruction, where: Computation, module: Module) -> float:
-    """Bytes of main memory that an instruction reads and writes."""
-    fused = module.computations.get(one.called("calls") or "")
-    if fused is not None:
-        return _written(one, fused) + sum(
-            _read(where, name, fused, number)
-            for number, name in enumerate(one.operands)
-        )
-    written = _size(one)
-    if one.opcode in _SLICING:
-        return 2.0 * written
-    if one.opcode == "dynamic-update-slice":
-        return 2.0 * _size(where.instructions[one.operands[1]])
-    if one.opcode.endswith("-start"):
-        # The result repeats the operands: destination, source, context.
-        return 2.0 * sum(_size(where.instructions[name]) for name in one.operands)
-    return written + sum(_size(where.instructions[name]) for name in one.operands)
-
-
-def _size(one: Instruction) -> float:
-    return float(sum(shape.bytes for shape in one.shapes if shape.space == 0))
-
-
-_SLICING = ("dynamic-slice", "slice", "gather")
-
-
-def _read(where: Computation, name: str, fused: Computation, number: int) -> float:
-    """What a fusion reads of an operand: the slices alone, where it only slices it."""
-    whole = _size(where.instructions[name])
-    parameter = fused.parameters().get(number)
-    if parameter is None or not whole:
-        return whole
-    users = fused.users(parameter.name)
-    if users and all(
-        user.opcode in _SLICING and user.operands[0] == parameter.name for user in users
-    ):
-        return min(whole, sum(float(s.bytes) for u in users for s in u.shapes))
-    if all(
-        user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
-        for user in users
-    ):
-        return 0.0
-    return whole
-
-
-def _written(one: Instruction, fused: Computation) -> float:
-    """What a fusion writes: the update alone, where it updates in place."""
-    root = fused.root
-    while root.opcode in ("bitcast", "copy") and root.operands[0] in fused.instructions:
-        root = fused.instructions[root.operands[0]]
-    if root.opcode != "dynamic-update-slice":
-        return _size(one)
-    update = fused.instructions[root.operands[1]]
-    return min(_size(one), float(sum(shape.bytes for shape in update.shapes)))

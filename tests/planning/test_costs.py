@@ -237,6 +237,42 @@ def test_a_gather_is_as_large_as_its_result_and_a_scatter_as_its_operand():
     assert collectives.transfer(where.instructions["b"], where, ()) is None
 
 
+def test_of_a_stack_that_a_fusion_slices_the_slice_is_read():
+    """As TPUs decode: the slice of a layer is in a fusion inside of the product's."""
+
+    sides = "rhs_contracting_dims={0}"
+
+    def text(inner):
+        return f"""HloModule m
+
+%layer (p: bf16[8,64,32]) -> bf16[64,32] {{
+  %p = bf16[8,64,32] parameter(0)
+  %flat = bf16[8,2048] bitcast(%p)
+  {inner}
+}}
+
+%product (x: bf16[4,64], stack: bf16[8,64,32]) -> bf16[4,32] {{
+  %x = bf16[4,64] parameter(0)
+  %stack = bf16[8,64,32] parameter(1)
+  %one = bf16[64,32] fusion(%stack), kind=kLoop, calls=%layer
+  ROOT %dot = bf16[4,32] dot(%x, %one), lhs_contracting_dims={{1}}, {sides}
+}}
+
+ENTRY %main (x: bf16[4,64], stack: bf16[8,64,32]) -> bf16[4,32] {{
+  %x = bf16[4,64] parameter(0)
+  %stack = bf16[8,64,32] parameter(1)
+  ROOT %y = bf16[4,32] fusion(%x, %stack), kind=kOutput, calls=%product
+}}
+"""
+
+    layer = "%cut = bf16[1,2048] slice(%flat), slice={[3:4], [0:2048]}"
+    found = costs.analyze(text(f"{layer}\n  ROOT %w = bf16[64,32] bitcast(%cut)"))
+    ends = 2 * (4 * 64 + 4 * 32)
+    assert found.total.bytes == ends + 2 * 64 * 32
+    whole = "ROOT %w = bf16[64,32] custom(%flat)"
+    assert costs.analyze(text(whole)).total.bytes == ends + 2 * 8 * 64 * 32
+
+
 def test_memory_on_the_chip_is_no_traffic():
     text = (
         "ENTRY %main (a: f32[8]) -> f32[8] {{\n"
