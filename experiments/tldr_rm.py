@@ -16,6 +16,9 @@ Result: accuracy on the validation comparisons, which come from other policies t
   The full-scale run has not been run here: only its `tiny` form has.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   6.9b on v5e:16x16: 1.11 of 15.75 GiB; rm 0.401 s
+  1b on v5e:16x16: 0.27 of 15.75 GiB; rm 0.0558 s
+  1b on v5p:4x4x4: 1.20 of 95.74 GiB; rm 0.034 s
+  2.8b on v5e:16x16: 0.63 of 15.75 GiB; rm 0.164 s
 
 92,832 pairs, batch 64, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a cosine
 schedule; the reward is read at the end token; head from N(0, 1 / (width + 1)). The
