@@ -232,7 +232,7 @@ def _require_targets(dataset: Dataset, examples: Sequence[Example]) -> None:
     if masks and not any(mask.any() for mask in masks):
         raise UserError(
             f"{dataset.name}: none of its {len(masks)} examples has a token to train"
-            " on, for every response is empty"
+            " on: responses are empty, or texts have one token"
         )
 
 

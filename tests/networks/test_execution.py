@@ -133,8 +133,9 @@ def test_activations_are_constrained_inside_mesh_and_rules(zoo, monkeypatch):
         assert count() == 0  # one device costs nothing
     monkeypatch.setattr(placement.Placement, "spread", True)
     with placement.Placement(one).active():
-        # Table and stream, and per layer: q, k, v, mixed, MLP, stream.
-        assert count() == 2 + 2 * 6
+        # Table, stream and mask; per layer q, k, v, all keys, all values, mixed, MLP,
+        # stream.
+        assert count() == 3 + 2 * 8
     assert count() == 0
 
 
