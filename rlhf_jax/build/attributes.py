@@ -137,18 +137,19 @@ class _Ratings(NamedTuple):
         model = self.model
         length, rows = model.context.task.length, model.batch_size
         shape = (rows, len(self.names))
+        batch: Any = AttributeBatch(
+            inputs=planned.inputs(rows, length),
+            ratings=planned.array(np.float32, *shape),
+            rated=planned.array(bool, *shape),
+            example_id=planned.array(np.int32, rows),
+            weight=planned.array(np.float32, rows),
+        )
         return planned.learning(
             model.context,
             model.name,
             model.learner,
             frozen=planned.base(model.context, model.network),
-            batch=AttributeBatch(
-                inputs=planned.inputs(rows, length),
-                ratings=jax.ShapeDtypeStruct(shape, np.float32),
-                rated=jax.ShapeDtypeStruct(shape, bool),
-                example_id=jax.ShapeDtypeStruct((rows,), np.int32),
-                weight=jax.ShapeDtypeStruct((rows,), np.float32),
-            ),
+            batch=batch,
             tokens=rows * length,
             model_flops=3 * planned.forward_flops(model.network.config, rows, length),
         )

@@ -164,24 +164,24 @@ def responses(context: Any, name: str, source: str) -> int:
 
 def inputs(*shape: int) -> ModelInputs:
     """Tokens with masks, e.g. [B L]."""
-    return ModelInputs(_int(*shape), _array(bool, *shape), _int(*shape), _int(*shape))
+    return ModelInputs(_int(*shape), array(bool, *shape), _int(*shape), _int(*shape))
 
 
 def prompts(rows: int, length: int) -> PromptBatch:
     """Left-padded prompts."""
-    tokens, mask = _int(rows, length), _array(bool, rows, length)
-    return PromptBatch(tokens, mask, _int(rows), _array(jnp.float32, rows))
+    tokens, mask = _int(rows, length), array(bool, rows, length)
+    return PromptBatch(tokens, mask, _int(rows), array(jnp.float32, rows))
 
 
 def sequences(rows: int, length: int) -> SequenceBatch:
     """Rows for next-token prediction."""
-    mask, weight = _array(bool, rows, length), _array(jnp.float32, rows, length)
+    mask, weight = array(bool, rows, length), array(jnp.float32, rows, length)
     return SequenceBatch(inputs(rows, length), mask, weight, _int(rows, length))
 
 
 def rankings(rows: int, responses: int, length: int) -> RankingBatch:
     """Ranked responses."""
-    number = _array(jnp.float32, rows)
+    number = array(jnp.float32, rows)
     return RankingBatch(
         inputs(rows, responses, length),
         _int(rows, responses),
@@ -204,25 +204,26 @@ def comparisons(
       scored: with log-probs of the reference, computed beforehand.
     """
     shape = (rows, responses, length)
-    logprobs = _array(jnp.float32, rows, responses) if scored else None
+    logprobs = array(jnp.float32, rows, responses) if scored else None
     return ComparisonBatch(
         inputs=inputs(*shape),
-        response=_array(bool, *shape),
+        response=array(bool, *shape),
         ranks=_int(rows, responses),
         example_id=_int(rows),
-        weight=_array(jnp.float32, rows),
+        weight=array(jnp.float32, rows),
         mismatched=inputs(*shape) if mismatched else None,
-        mismatched_response=_array(bool, *shape) if mismatched else None,
+        mismatched_response=array(bool, *shape) if mismatched else None,
         ref_logprobs=logprobs,
         mismatched_ref_logprobs=logprobs if mismatched else None,
     )
 
 
 def _int(*shape: int) -> Any:
-    return _array(jnp.int32, *shape)
+    return array(jnp.int32, *shape)
 
 
-def _array(dtype: Any, *shape: int) -> Any:
+def array(dtype: Any, *shape: int) -> Any:
+    """An abstract array."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
