@@ -17,10 +17,7 @@ import jax.numpy as jnp
 from rlhf_jax import losses
 from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
-KEYWORDS = (
-    *("clip_eps", "coef", "discount", "dual_clip"),
-    *("lam", "penalty", "value_lam"),
-)
+KEYWORDS = ("clip_eps", "coef", "discount", "dual_clip", "lam", "penalty", "value_lam")
 """Keywords that are arguments, in every part that has them."""
 CONTROLLED = ("init_coef", "target", "horizon", "rate")
 """Keywords of KL controllers, which hold them in a state of their own."""

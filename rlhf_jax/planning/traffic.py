@@ -48,6 +48,8 @@ def _used(module: Module, where: Computation, name: str, whole: float) -> float:
     A TPU decodes with the slices of stacked layers inside of the fusions that multiply
     with them: the stack is their operand, a layer is what they read.
     """
+    if where.root.name == name:
+        return whole
     total = 0.0
     for user in where.users(name):
         inner = module.computations.get(user.called("calls") or "")

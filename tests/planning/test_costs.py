@@ -271,6 +271,8 @@ ENTRY %main (x: bf16[4,64], stack: bf16[8,64,32]) -> bf16[4,32] {{
     assert found.total.bytes == ends + 2 * 64 * 32
     whole = "ROOT %w = bf16[64,32] custom(%flat)"
     assert costs.analyze(text(whole)).total.bytes == ends + 2 * 8 * 64 * 32
+    passed_on = "ROOT %w = bf16[8,64,32] bitcast(%flat)"
+    assert costs.analyze(text(passed_on)).total.bytes == ends + 2 * 8 * 64 * 32
 
 
 def test_memory_on_the_chip_is_no_traffic():
