@@ -73,7 +73,7 @@ def _notes(plan: Mapping[str, Any]) -> list[str]:
         notes.append(f"loops of unknown length count once: {', '.join(unknown)}")
     if plan["stages_without_programs"]:
         left = ", ".join(plan["stages_without_programs"])
-        notes.append(f"not planned, since they are no training steps: {left}")
+        notes.append(f"not planned: {left}")
     margin = plan["margin_bytes"]
     if plan["fits"]:
         return [*notes, f"fits, with {units(margin)} to spare"]
