@@ -48,13 +48,17 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
         return {name: mean.total for name, mean in shown.items()}, found
 
     collect = jax.jit(lambda *args: experience.collect(parts, *args)[0])
+    names = list(parts.loss.init())
+
+    @jax.jit
+    def report(values: dict[str, Array], found: list[Any]) -> Metrics:
+        return _report(names, values, found, parts.term_cosines)
 
     def measure(state: TrainState, frozen: Frozen, scored: Scored) -> Metrics:
         collected = collect(state, frozen, scored)
-        names = list(parts.loss.init())
         rows = jnp.eye(len(names))
         found = [one(state, frozen, collected, row) for row in rows]
-        return _report(names, found[0][0], [g for _, g in found], parts.term_cosines)
+        return report(found[0][0], [g for _, g in found])
 
     return measure
 

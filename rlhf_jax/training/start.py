@@ -85,7 +85,8 @@ def begin(
         fingerprint.note(record.notes, settings.notes)
         logging.info("%s: resumed from %s (this workdir)", stage, path)
         like = _like(jax.eval_shape(learner.init, key), shardings)
-        return Start(strengthen(checkpointer.restore(latest, like)), record)
+        state = checkpointer.restore(latest, like)
+        return Start(committed(strengthen(state)), record)
     state = _initial(learner, key, shardings)
     if init_from is not None:
         state = warm_start(state, init_from, stage)
@@ -95,7 +96,7 @@ def begin(
     if shardings is not None:
         where = shardings(jax.eval_shape(lambda: state))
         state = jax.tree.map(_settled, state, where)
-    return Start(state, None)
+    return Start(committed(state), None)
 
 
 def _initial(
@@ -158,6 +159,15 @@ def strengthen(state: TrainState) -> TrainState:
         return jax.lax.convert_element_type(array, array.dtype)
 
     return jax.tree.map(strong, state)
+
+
+def committed(state: TrainState) -> TrainState:
+    """Bind every array to the devices it is on.
+
+    An update returns bound arrays; were its first arguments not bound, jax would
+    compile the update a second time for its own results.
+    """
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
 
 
 def _settled(leaf: Array, where: Any) -> Array:

@@ -358,6 +358,24 @@ def test_nothing_compiles_after_the_first_steps(toy, learner, tmp_path):
     assert int(fixed) == 0 and int(growing) >= 3
 
 
+@pytest.mark.identity("B30")
+@pytest.mark.parametrize("warm", [False, True])
+def test_an_update_compiles_once_for_its_first_arguments_and_its_results(
+    toy, tmp_path, warm
+):
+    """Also where a warm start brings arrays that are bound to their devices."""
+    plain = toy.learner(steps=12)
+    bound = jax.device_put(plain.init(rng.root(0)).params, jax.devices()[0])
+    update = jax.jit(plain.update)
+    go(
+        toy,
+        Learner(plain.init, update),
+        tmp_path,
+        init_from=(lambda: bound) if warm else None,
+    )
+    assert update._cache_size() == 1
+
+
 @pytest.mark.identity("B24")
 def test_logged_rates_follow_the_schedule(undisturbed):
     """`optim/lr` of row t is the schedule at t, also over a save."""
