@@ -7,6 +7,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
 from rlhf_jax import data
 from rlhf_jax.build.section import Section
 from rlhf_jax.build.task_type import Task
@@ -74,6 +76,7 @@ def files(section: Section, data_seed: int, model_path: str | None) -> Task:
 
     demonstrations, heldout_demonstrations = sides("demonstrations", shown)
     rankings, heldout_rankings = sides("rankings", ranking)
+    _refuse_ties(rankings, section)
     prompts, heldout = sides("prompts", "prompt")
     if shown == "demonstration":
         prompts, heldout = prompts or demonstrations, heldout or heldout_demonstrations
@@ -110,6 +113,30 @@ def _read(path: str | None, kind: str, on_bad_line: str) -> data.Dataset | None:
         path, _, named = path.partition("#")
         split = named or split
     return data.read(path, kind, split=split, on_bad_line=on_bad_line)
+
+
+def _refuse_ties(rankings: data.Dataset | None, section: Section) -> None:
+    """A ranking without an order teaches nothing; a file of such is a mistake."""
+    if rankings is None or not rankings.records:
+        return
+    tied = sum(
+        isinstance(record, records.Ranking)
+        and len({rank for rank in record.ranks if rank}) < 2
+        for record in rankings.records
+    )
+    if tied == len(rankings.records):
+        raise UserError(
+            f"{section.path}.rankings: each of the {tied} rankings of {rankings.name}"
+            " ties all its responses, so there is no preference to learn; is the field"
+            " of the ranks (1 = best) or of the ties filled in?"
+        )
+    if tied:
+        logging.warning(
+            "%s: %d of %d rankings tie all their responses and teach nothing",
+            rankings.name,
+            tied,
+            len(rankings.records),
+        )
 
 
 def _filled(dataset: data.Dataset | None) -> data.Dataset | None:

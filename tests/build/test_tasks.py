@@ -204,6 +204,21 @@ def test_files_read_given_responses_longer_than_those_sampled(words, tmp_path):
     assert len(first.tokens) == 1 + 8, "the response is not cut to what is sampled"
 
 
+def test_rankings_without_any_order_are_refused_and_some_are_counted(
+    words, tmp_path, caplog
+):
+    tied = {"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 0, 1]}
+    path = lines(tmp_path / "r.jsonl", [tied] * 5)
+    config = sections.files_task(
+        tokenizer=words, rankings=path, heldout_rankings=path
+    )
+    with pytest.raises(UserError, match=r"each of the 5 rankings of .*ties all"):
+        tasks.task(section_of(config), SEEDS, None)
+    lines(tmp_path / "r.jsonl", [tied, {**tied, "ranks": [1, 0, 2]}])
+    tasks.task(section_of(config), SEEDS, None)
+    assert "1 of 2 rankings tie all their responses" in caplog.text
+
+
 def test_files_need_a_file_and_a_tokenizer(words):
     with pytest.raises(UserError, match="names no file"):
         tasks.task(section_of(sections.files_task(tokenizer=words)), SEEDS, None)
