@@ -25,6 +25,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("rlhf_jax")
 
+HERE = pathlib.Path(__file__).parent
+QUICK = ("algorithms", "build", "cli", "training")
+"""Folders whose tests compile whole runs, in a third less time without most of XLA's
+optimizations. Tests of what the compiler makes are marked `optimized`."""
+
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
 
 
@@ -51,6 +56,17 @@ def pytest_configure(config):
                 f"no test carries the identity {name!r}; "
                 f"near ones: {', '.join(near) or 'none'}"
             )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Before its fixtures, of whatever scope: how programs are compiled."""
+    if not item.path.is_relative_to(HERE):
+        return
+    folder = item.path.relative_to(HERE).parts[0]
+    quick = folder in QUICK and not item.get_closest_marker("optimized")
+    jax.config.update("jax_disable_most_optimizations", quick)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))  # for processes
 
 
 def pytest_collection_modifyitems(config, items):

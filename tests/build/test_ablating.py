@@ -47,13 +47,6 @@ STUDY = dict(
 )
 
 
-@pytest.fixture(autouse=True)
-def _quick():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def small(**study):
     """REINFORCE++ in E64, a few steps of few rollouts."""
     config = exact_worlds.e64(

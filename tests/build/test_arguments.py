@@ -16,15 +16,6 @@ from rlhf_jax.build import (
 )
 from rlhf_jax.studies import ablation
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-    """Also around `shared`: both sides of a comparison are compiled alike."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 CHANGES = (
     ("ppo.optimizer.learning_rate", 0.02),
     ("ppo.optimizer.clip_norm", 0.01),

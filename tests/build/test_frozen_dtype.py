@@ -10,6 +10,8 @@ from rlhf_jax import networks, planning, rng
 from rlhf_jax.build import experiment, loading
 from rlhf_jax.training.stopping import Stop
 
+pytestmark = pytest.mark.optimized
+
 TOKENS = np.random.default_rng(0).integers(2, 40, (3, 12))
 
 

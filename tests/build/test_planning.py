@@ -13,6 +13,8 @@ from rlhf_jax.build.context import Context
 from rlhf_jax.errors import UserError
 from rlhf_jax.planning import compiling, devices, topology
 
+pytestmark = pytest.mark.optimized
+
 SMALL = {
     "model.num_layers": "1",
     "stages": "sft,label,rm,ppo",

@@ -21,6 +21,8 @@ from rlhf_jax.errors import UserError  # noqa: E402
 from rlhf_jax.networks import kernels  # noqa: E402
 from rlhf_jax.placement import Placement  # noqa: E402
 
+pytestmark = pytest.mark.optimized
+
 CHEAP = ("tldr_sft.py:1b", "tldr_rm.py:6.9b")
 """Recipes of one program each; its layers are scanned, so depth costs nothing."""
 

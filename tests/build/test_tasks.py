@@ -209,9 +209,7 @@ def test_rankings_without_any_order_are_refused_and_some_are_counted(
 ):
     tied = {"prompt": "a", "responses": ["b", "c", "d"], "ranks": [1, 0, 1]}
     path = lines(tmp_path / "r.jsonl", [tied] * 5)
-    config = sections.files_task(
-        tokenizer=words, rankings=path, heldout_rankings=path
-    )
+    config = sections.files_task(tokenizer=words, rankings=path, heldout_rankings=path)
     with pytest.raises(UserError, match=r"each of the 5 rankings of .*ties all"):
         tasks.task(section_of(config), SEEDS, None)
     lines(tmp_path / "r.jsonl", [tied, {**tied, "ranks": [1, 0, 2]}])
