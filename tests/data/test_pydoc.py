@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sysconfig
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,23 @@ def test_the_standard_library_has_pairs():
 def test_a_folder_without_python_is_refused(tmp_path):
     with pytest.raises(UserError, match="no documented Python modules"):
         pydoc.corpus(tmp_path)
+
+
+def test_comments_are_those_of_pythons_tokenizer():
+    """On a part of the library that has quotes in comments and `#` in strings."""
+    base = Path(sysconfig.get_paths()["stdlib"])
+    checked = 0
+    for path in sorted(base.glob("*.py"))[:80] + sorted(base.glob("email/*.py")):
+        source = path.read_text(encoding="utf-8")
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        wanted = [
+            token.string.lstrip("#").strip()
+            for token in tokens
+            if token.type == tokenize.COMMENT and not token.string.startswith("#!")
+        ]
+        found = "\n".join(text for _, text in pydoc._comments(source))
+        assert found.split() == "\n".join(wanted).split(), path
+        checked += len(wanted)
+    assert checked > 1000
+    tricky = "s = \"# no\"  # yes\nt = '''\n# no \"'''  # so\n"
+    assert pydoc._comments(tricky) == [("#1", "yes"), ("#3", "so")]
