@@ -154,8 +154,8 @@ _STRING_OR_COMMENT = re.compile(
     | \# [^\n]*
     """
 )
-"""What begins first is what a `#` or a quote belongs to. Python's own tokenizer finds the
-same comments in its whole library, in twelve times the time."""
+"""What begins first is what a `#` or a quote belongs to. Python's own tokenizer finds
+the same comments in its whole library, in twelve times the time."""
 
 
 def _comments(source: str) -> list[tuple[str, str]]:
