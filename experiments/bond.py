@@ -12,8 +12,8 @@ Result: `best/done.json` has the win rate of best-of-n near n / (n + 1) and its 
   Measured with seed 0 (2026-11-25): best of 16 wins 0.943 +- 0.004 (16/17 = 0.941) at
   1.8351 nats by the formula, 1.8350 by the estimate; the distilled policy wins 0.828
   +- 0.005, gold 0.497 to 0.818 (+1.07 of them) at 1.96 nats; best of 16 itself 0.884.
-  `bonbon` with seed 0 (2026-11-27, another machine): gold 0.497 to 0.846 (+1.16) at 2.39
-  nats, length 5.0 to 5.7.
+  `bonbon` with seed 0 (2026-11-27, another machine): gold 0.497 to 0.846 (+1.16) at
+  2.39 nats, length 5.0 to 5.7.
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,8 @@ Command: rlhf-jax train --config=experiments/nash_md.py[:e64]
 Hardware, time: 2 CPU cores; key_lm minutes, e64 under a minute.
 Result: e64: total variation to Nash-MD's own fixed point below 0.05 (measured with
   seed 0, 2026-11-25: 0.014, and 0.013 to the Nash equilibrium, exploitability 0.0002).
-  Key-LM with seed 0 (2026-11-27): gold 0.497 to 0.803 (+1.02 standard deviations of gold
-  under SFT) at 2.20 nats, length 5.0 to 6.1.
+  Key-LM with seed 0 (2026-11-27): gold 0.497 to 0.803 (+1.02 standard deviations of
+  gold under SFT) at 2.20 nats, length 5.0 to 6.1.
 """
 
 from ml_collections import ConfigDict
