@@ -11,9 +11,8 @@ Hardware: a pod slice of at least 64 devices; planned below. Time: not known, si
   has not been run: see `tokens_per_second` of the plan for its roofline.
 Result: none is promised; at this size only its programs have been compiled.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
-  v5e:16x16: 6.96 of 15.75 GiB; ppo 500 s
-  v5p:4x4x4: 10.66 of 95.74 GiB; ppo 52.9 s
-  The seconds of `ppo` are too long: decoding was charged for whole stacks of layers.
+  v5e:16x16: 7.35 of 15.75 GiB; ppo 18.3 s
+  v5p:4x4x4: 10.75 of 95.74 GiB; ppo 10.3 s
   They are to be planned again.
 
 256 prompts x 5 samples, minibatches of 64 prompts, one epoch, rate 1e-6 constant,

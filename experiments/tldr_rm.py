@@ -19,6 +19,8 @@ Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   1b on v5e:16x16: 0.27 of 15.75 GiB; rm 0.0558 s
   1b on v5p:4x4x4: 1.20 of 95.74 GiB; rm 0.034 s
   2.8b on v5e:16x16: 0.63 of 15.75 GiB; rm 0.164 s
+  2.8b on v5p:4x4x4: 2.53 of 95.74 GiB; rm 0.104 s
+  6.9b on v5p:4x4x4: 4.63 of 95.74 GiB; rm 0.152 s
 
 92,832 pairs, batch 64, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a cosine
 schedule; the reward is read at the end token; head from N(0, 1 / (width + 1)). The

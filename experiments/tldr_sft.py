@@ -17,6 +17,9 @@ Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   1b on v5e:16x16: 0.29 of 15.75 GiB; sft 0.057 s
   2.8b on v5e:16x16: 0.63 of 15.75 GiB; sft 0.165 s
   2.8b on v5p:4x4x4: 2.33 of 95.74 GiB; sft 0.0844 s
+  1b on v5p:4x4x4: 1.12 of 95.74 GiB; sft 0.0316 s
+  6.9b on v5e:16x16: 1.09 of 15.75 GiB; sft 0.413 s
+  6.9b on v5p:4x4x4: 4.38 of 95.74 GiB; sft 0.143 s
 
 116,722 demonstrations, batch 128, one epoch, AdamW with eps 1e-5 and rate 3e-6 with a
 cosine schedule; prompts of at most 512 tokens lose whole lines from their end, the

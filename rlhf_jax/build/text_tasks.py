@@ -116,27 +116,33 @@ def _read(path: str | None, kind: str, on_bad_line: str) -> data.Dataset | None:
 
 
 def _refuse_ties(rankings: data.Dataset | None, section: Section) -> None:
-    """A ranking without an order teaches nothing; a file of such is a mistake."""
+    """Refuse a file none of whose rankings tells two different responses apart."""
     if rankings is None or not rankings.records:
         return
     tied = sum(
-        isinstance(record, records.Ranking)
-        and len({rank for rank in record.ranks if rank}) < 2
+        isinstance(record, records.Ranking) and not _ordered(record)
         for record in rankings.records
     )
     if tied == len(rankings.records):
         raise UserError(
             f"{section.path}.rankings: each of the {tied} rankings of {rankings.name}"
-            " ties all its responses, so there is no preference to learn; is the field"
-            " of the ranks (1 = best) or of the ties filled in?"
+            " ties all its responses or has one text for all, so there is no preference"
+            " to learn; is the field of the ranks (1 = best) filled in?"
         )
     if tied:
         logging.warning(
-            "%s: %d of %d rankings tie all their responses and teach nothing",
+            "%s: %d of %d rankings tie all their responses, or have one text for all,"
+            " and teach nothing",
             rankings.name,
             tied,
             len(rankings.records),
         )
+
+
+def _ordered(record: records.Ranking) -> bool:
+    pairs = zip(record.ranks, record.responses, strict=True)
+    ranked = [(rank, text) for rank, text in pairs if rank]
+    return all(len(set(column)) > 1 for column in zip(*ranked, strict=True))
 
 
 def _filled(dataset: data.Dataset | None) -> data.Dataset | None:

@@ -166,15 +166,10 @@ def _pair(row: Mapping[str, Any], identity: dict[str, Any]) -> Record:
     tie = row.get("tie", False)
     if not isinstance(tie, bool):
         raise FieldError("tie", f"expected true or false, got {fields.show(tie)}")
-    chosen, rejected = fields.text(row, "chosen"), fields.text(row, "rejected")
-    if chosen == rejected and not tie:
-        raise FieldError(
-            "rejected", 'is the same text as chosen; two equal ones have "tie": true'
-        )
     return pair(
         fields.prompt(row),
-        chosen,
-        rejected,
+        fields.text(row, "chosen"),
+        fields.text(row, "rejected"),
         margin=fields.number(row, "margin", 0.0),
         tie=tie,
         **identity,

@@ -85,18 +85,18 @@ def begin(
         fingerprint.note(record.notes, settings.notes)
         logging.info("%s: resumed from %s (this workdir)", stage, path)
         like = _like(jax.eval_shape(learner.init, key), shardings)
-        state = checkpointer.restore(latest, like)
-        return Start(committed(strengthen(state)), record)
+        state = strengthen(checkpointer.restore(latest, like))
+        return Start(state if shardings else committed(state), record)
     state = _initial(learner, key, shardings)
     if init_from is not None:
         state = warm_start(state, init_from, stage)
     else:
         logging.info("%s: started from scratch", stage)
     state = strengthen(state)
-    if shardings is not None:
-        where = shardings(jax.eval_shape(lambda: state))
-        state = jax.tree.map(_settled, state, where)
-    return Start(committed(state), None)
+    if shardings is None:
+        return Start(committed(state), None)
+    where = shardings(jax.eval_shape(lambda: state))
+    return Start(jax.tree.map(_settled, state, where), None)
 
 
 def _initial(
@@ -162,7 +162,7 @@ def strengthen(state: TrainState) -> TrainState:
 
 
 def committed(state: TrainState) -> TrainState:
-    """Bind every array to the devices it is on.
+    """Bind every array to the one device it is on.
 
     An update returns bound arrays; were its first arguments not bound, jax would
     compile the update a second time for its own results.

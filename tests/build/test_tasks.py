@@ -212,9 +212,10 @@ def test_rankings_without_any_order_are_refused_and_some_are_counted(
     config = sections.files_task(tokenizer=words, rankings=path, heldout_rankings=path)
     with pytest.raises(UserError, match=r"each of the 5 rankings of .*ties all"):
         tasks.task(section_of(config), SEEDS, None)
-    lines(tmp_path / "r.jsonl", [tied, {**tied, "ranks": [1, 0, 2]}])
+    same = {**tied, "responses": ["b", "c", "b"], "ranks": [1, 0, 2]}
+    lines(tmp_path / "r.jsonl", [tied, same, {**tied, "ranks": [1, 0, 2]}])
     tasks.task(section_of(config), SEEDS, None)
-    assert "1 of 2 rankings tie all their responses" in caplog.text
+    assert "2 of 3 rankings tie all their responses" in caplog.text
 
 
 def test_files_need_a_file_and_a_tokenizer(words):

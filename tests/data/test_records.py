@@ -67,7 +67,6 @@ def test_ties_are_equal_ranks():
         ("conversation", {"messages": [{"role": "user", "content": "x"}]}, "messages"),
         ("pair", {"chosen": 1}, "chosen"),
         ("pair", {"tie": 1}, "tie"),
-        ("pair", {"rejected": "c"}, "rejected"),
         ("pair", {"margin": float("inf")}, "margin"),
         ("ranking", {"responses": ["a"]}, "responses"),
         ("ranking", {"responses": "ab"}, "responses"),
