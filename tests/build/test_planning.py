@@ -179,6 +179,16 @@ def test_a_program_that_the_compiler_refuses_is_told_by_its_message():
     assert wanted("INVALID_ARGUMENT: Used 3G") is None
 
 
+def test_a_fault_of_the_compiler_is_one_line():
+    def broken():
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\n (file.cc:1)")
+
+    lowered = types.SimpleNamespace(compile=broken)
+    function = types.SimpleNamespace(lower=lambda *arguments: lowered)
+    with pytest.raises(UserError, match=r"RET_CHECK failure \(file.cc:1\); that is a"):
+        compiling.compile_program(function, ())
+
+
 def test_arrays_of_a_mesh_take_their_share():
     one = jax.ShapeDtypeStruct((8, 4), jax.numpy.bfloat16)
     key = jax.eval_shape(lambda: jax.random.key(0))
