@@ -13,7 +13,6 @@ Result: none is promised; at this size only its programs have been compiled.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   v5e:16x16: 7.82 of 15.75 GiB; rm 1.73 s, ppo 14.4 s
   v5p:4x4x4: 9.86 of 95.74 GiB; rm 1.51 s, ppo 6.45 s
-  They are to be planned again.
 
 PPO: batch 448, one epoch of one minibatch, rate 8e-7 going down linearly, 300,000
 episodes, KL coefficient 0.02, a score of -10 without an end token, temperature 0.7, at

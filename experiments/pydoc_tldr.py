@@ -5,7 +5,7 @@ Paper: the chain of Stiennon et al. 2020 (arXiv:2009.01325) with the details of 
   that runs it; labels by ROUGE-L instead of people.
 Command: rlhf-jax train --config=experiments/pydoc_tldr.py
 Hardware, time: 2 CPU cores, at most 20 minutes from random weights (1.3 M parameters),
-  pretraining included; measured with nothing else running: 15 minutes 28 seconds.
+  pretraining included; 15 minutes 28 seconds with little else running (2026-11-26).
 Result: one run of seed 0 on Python 3.11 (2026-11-26): `perplexity` 52.3 against
   `bigram_perplexity` 71.7 on the same tokens (0.73, aim 0.8); `rm_accuracy` 0.662,
   interval 0.624 to 0.701 (aim: above 0.60); `rouge_l` 0.050 after fine-tuning and 0.080

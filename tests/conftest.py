@@ -26,11 +26,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("rlhf_jax")
 
 HERE = pathlib.Path(__file__).parent
-QUICK = ("algorithms", "build", "cli", "training")
+QUICK = ("algorithms", "build", "cli", "experiments", "losses", "training")
 """Folders whose tests compile whole runs, in a third less time without most of XLA's
 optimizations. Tests of what the compiler makes are marked `optimized`."""
 
-ALLOWED_SKIPS = pathlib.Path(__file__).with_name("allowed_skips.txt")
+ALLOWED_SKIPS = HERE / "allowed_skips.txt"
 
 
 def pytest_addoption(parser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -49,10 +50,7 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
 
     collect = jax.jit(lambda *args: experience.collect(parts, *args)[0])
     names = list(parts.loss.init())
-
-    @jax.jit
-    def report(values: dict[str, Array], found: list[Any]) -> Metrics:
-        return _report(names, values, found, parts.term_cosines)
+    report = jax.jit(functools.partial(_report, names, cosines=parts.term_cosines))
 
     def measure(state: TrainState, frozen: Frozen, scored: Scored) -> Metrics:
         collected = collect(state, frozen, scored)

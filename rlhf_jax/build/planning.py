@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rlhf_jax import planning
 from rlhf_jax.build import context as contexts
 from rlhf_jax.build import experiment, plan_advice
@@ -54,7 +56,8 @@ def plan(
       What `plan.json` holds.
 
     Raises:
-      UserError: whatever `train` would refuse before its first step.
+      UserError: whatever `train` would refuse before its first step, or a program that
+        the compiler fails on.
     """
     config = without_files(config)
     context, stages = experiment.build(
@@ -105,12 +108,19 @@ def _program(
     order = {device: index // count for index, device in enumerate(topology.devices)}
     slices = [order[device] for device in context.placement.mesh.devices.flat]
     with context.placement.active():  # no array may be made here: no device is there
-        compiled = planning.compile_program(
-            one.function,
-            one.arguments,
-            phases=one.phases,
-            slices=slices if topology.slices > 1 else (),
-        )
+        try:
+            compiled = planning.compile_program(
+                one.function,
+                one.arguments,
+                phases=one.phases,
+                slices=slices if topology.slices > 1 else (),
+            )
+        except jax.errors.JaxRuntimeError as error:
+            line = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{name}: the compiler fails for another reason than memory ({line});"
+                " try another microbatch, mesh or version of it"
+            ) from error
     say(f"  {name}: {compiled.seconds:.0f} s")
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)

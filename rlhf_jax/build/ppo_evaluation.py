@@ -49,14 +49,10 @@ TRACES = 4
 
 
 def traced(step: int, steps: int, eval_every: int) -> bool:
-    """Whether the evaluation at a step shows samples token by token: the first one
-    after each of `TRACES` equal parts of the training, and the last.
-
-    Not the one before training: its ratios are 1 and its KL is 0, and it would compile
-    one more program before the first update.
-    """
-    if step in (0, steps):
-        return step == steps
+    """Whether the evaluation at a step shows samples token by token: the first one, the
+    first after each of `TRACES` equal parts of the training, and the last."""
+    if step == steps:
+        return True
     return TRACES * step // steps > TRACES * (step - eval_every) // steps
 
 

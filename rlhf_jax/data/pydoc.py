@@ -149,13 +149,13 @@ def _nodes(node: ast.AST, name: str) -> Iterator[tuple[str, _Documented]]:
 
 _STRING_OR_COMMENT = re.compile(
     r"""(?xs)
-    \"{3} (?: \\. | [^\\] )*? \"{3} | '{3} (?: \\. | [^\\] )*? '{3}
+    "{3} (?: \\. | [^\\] )*? "{3} | '{3} (?: \\. | [^\\] )*? '{3}
     | " (?: \\. | [^"\\\n] )* " | ' (?: \\. | [^'\\\n] )* '
     | \# [^\n]*
     """
 )
 """What begins first is what a `#` or a quote belongs to. Python's own tokenizer finds
-the same comments in its whole library, in twelve times the time."""
+the same comments in its whole library, in 12 times the time on 3.11."""
 
 
 def _comments(source: str) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 
 from rlhf_jax import sharding
-from rlhf_jax.errors import UserError
 from rlhf_jax.planning import costs
 from rlhf_jax.planning.costs import Cost
 from rlhf_jax.planning.devices import Device
@@ -59,14 +58,6 @@ class Compiled(NamedTuple):
     refused: str
 
 
-def _fault(error: Exception) -> UserError:
-    line = " ".join(str(error).split())[:300]
-    return UserError(
-        f"the compiler fails on this program: {line}; that is a fault of the compiler,"
-        " not of the config: try another microbatch or mesh, or another version of it"
-    )
-
-
 def compile_program(
     function: Any,
     arguments: tuple[Any, ...],
@@ -83,7 +74,7 @@ def compile_program(
       slices: see `costs.analyze`.
 
     Raises:
-      UserError: the compiler fails for another reason than memory.
+      JaxRuntimeError: the compiler fails for another reason than memory.
     """
     began = time.perf_counter()
     lowered = function.lower(*arguments)
@@ -92,7 +83,7 @@ def compile_program(
     except jax.errors.JaxRuntimeError as error:
         used = _wanted(str(error))
         if used is None:
-            raise _fault(error) from error
+            raise
         given = per_device(arguments)
         memory = Memory(given, 0, max(0, used - given), 0, per_host(arguments))
         line = " ".join(str(error).split())[:300]

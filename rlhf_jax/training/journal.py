@@ -19,15 +19,11 @@ class Clock:
         self._compiles = Compiles()
         self._mark = time.perf_counter()
 
-    def timings(self, tokens: float) -> dict[str, float]:
-        """`time/step`, `time/tokens_per_second`, `time/compiles`; starts a new lap."""
+    def lap(self) -> dict[str, float]:
+        """`time/step` and `time/compiles`; starts a new lap."""
         now = time.perf_counter()
         seconds, self._mark = max(now - self._mark, 1e-9), now
-        return {
-            "time/step": seconds,
-            "time/tokens_per_second": tokens / seconds,
-            "time/compiles": float(int(self._compiles)),
-        }
+        return {"time/step": seconds, "time/compiles": float(int(self._compiles))}
 
     def leave_out(self, seconds: float) -> None:
         """Do not count `seconds` of the present lap."""
@@ -47,6 +43,7 @@ class Journal:
         self._stage, self._writers, self._bar = stage, writers, bar
         self._clock = Clock()
         self._pending: rows.Pending | None = None
+        self._lap: dict[str, float] = {}
 
     def begin(self, step: int, evaluated: bool) -> None:
         """Have the writers forget what lies beyond the state that we start from."""
@@ -54,8 +51,13 @@ class Journal:
             writer.begin(self._stage, step, evaluated)
 
     def pend(self, update: rows.Pending) -> None:
-        """Remember an update that has been dispatched."""
+        """Remember an update that has been dispatched.
+
+        Its lap ends here where the learner has waited for it, else with its row: the
+        next update is dispatched before that.
+        """
         self._pending = update
+        self._lap = self._clock.lap() if update.ready() else {}
 
     def settle(self) -> None:
         """Write the update that is pending, if any.
@@ -65,8 +67,10 @@ class Journal:
         """
         if self._pending is None:
             return
+        self._end_lap()
         done, self._pending = self._pending.fetch(), None
-        row = {**done.row(), **self._clock.timings(done.tokens())}
+        speed = done.tokens() / self._lap["time/step"]
+        row = {**done.row(), **self._lap, "time/tokens_per_second": speed}
         self.write(done.step, row)
         done.require_finite()
         self._bar.step(done.step, done.tokens(), row)
@@ -76,9 +80,15 @@ class Journal:
         for writer in self._writers:
             writer.write(self._stage, step, row)
 
+    def _end_lap(self) -> None:
+        if self._pending is not None and not self._lap:
+            self._pending.wait()
+            self._lap = self._clock.lap()
+
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
-        """Time spent inside is not the update's."""
+        """Time spent inside is no update's: one that still runs is waited for first."""
+        self._end_lap()
         began = time.perf_counter()
         yield
         self._clock.leave_out(time.perf_counter() - began)

@@ -249,8 +249,8 @@ def _train(run: _Run, start: starting.Start, stop: Stop, progress: bool) -> Trai
                 path = run.save(state, step, held_out, "preempted")
                 raise Preempted(f"stage {run.stage}, step {step}: saved in {path}")
             finished = step == run.schedule.steps
-            with journal.aside():
-                if run.schedule.evaluate(step) and not held_out:
+            if run.schedule.evaluate(step) and not held_out:
+                with journal.aside():
                     held_out = run.held_out(state, step)
             if run.schedule.save(step):
                 journal.settle()

@@ -48,6 +48,19 @@ class Pending(NamedTuple):
     batch: Any
     share: float = 1.0
 
+    def ready(self) -> bool:
+        """Whether the update itself is done (`optim/*` are copies made after it)."""
+        found = {k: v for k, v in self.metrics.items() if not k.startswith("optim/")}
+        return all(
+            leaf.is_ready()  # type: ignore  # jax does not declare it
+            for leaf in jax.tree.leaves(found)
+            if isinstance(leaf, jax.Array)
+        )
+
+    def wait(self) -> None:
+        """Return when the update is done."""
+        jax.block_until_ready(dict(self.metrics))
+
     def fetch(self) -> Pending:
         """Wait for the update and bring its metrics to the host."""
         return self._replace(metrics=hosts.fetch(dict(self.metrics)))

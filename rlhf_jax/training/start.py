@@ -85,8 +85,7 @@ def begin(
         fingerprint.note(record.notes, settings.notes)
         logging.info("%s: resumed from %s (this workdir)", stage, path)
         like = _like(jax.eval_shape(learner.init, key), shardings)
-        state = strengthen(checkpointer.restore(latest, like))
-        return Start(state if shardings else committed(state), record)
+        return Start(strengthen(checkpointer.restore(latest, like)), record)
     state = _initial(learner, key, shardings)
     if init_from is not None:
         state = warm_start(state, init_from, stage)

@@ -195,7 +195,6 @@ def test_a_study_killed_three_times_ends_the_same(tmp_path):
         ]
 
     environment = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs"),
     }
     options = dict(env=environment, stdout=subprocess.DEVNULL)

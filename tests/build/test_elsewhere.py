@@ -13,13 +13,11 @@ from rlhf_jax.training.stopping import Stop
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A run of the stages up to the reward model."""
-    jax.config.update("jax_disable_most_optimizations", True)
     config = _config()
     config.stages = ("sft", "label", "rm")
     folder = tmp_path_factory.mktemp("first")
     assert experiment.execute(config, folder) == 0
-    yield folder
-    jax.config.update("jax_disable_most_optimizations", False)
+    return folder
 
 
 def _config():

@@ -179,14 +179,16 @@ def test_a_program_that_the_compiler_refuses_is_told_by_its_message():
     assert wanted("INVALID_ARGUMENT: Used 3G") is None
 
 
-def test_a_fault_of_the_compiler_is_one_line():
-    def broken():
+def test_a_fault_of_the_compiler_names_the_program_in_one_line(tmp_path, monkeypatch):
+    def broken(*arguments, **options):
         raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\n (file.cc:1)")
 
-    lowered = types.SimpleNamespace(compile=broken)
-    function = types.SimpleNamespace(lower=lambda *arguments: lowered)
-    with pytest.raises(UserError, match=r"RET_CHECK failure \(file.cc:1\); that is a"):
-        compiling.compile_program(function, ())
+    monkeypatch.setattr(jax.stages.Lowered, "compile", broken)
+    with pytest.raises(
+        UserError, match=r"^sft/update: .*RET_CHECK failure \(file"
+    ) as e:
+        made(tmp_path)
+    assert "\n" not in str(e.value) and not (tmp_path / "plan.json").exists()
 
 
 def test_arrays_of_a_mesh_take_their_share():

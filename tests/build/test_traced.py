@@ -8,12 +8,12 @@ from rlhf_jax.build.ppo_evaluation import traced
 @pytest.mark.parametrize(
     ("steps", "every", "wanted"),
     [
-        (60, 10, [20, 30, 50, 60]),
-        (4, 2, [2, 4]),
+        (60, 10, [0, 20, 30, 50, 60]),
+        (4, 2, [0, 2, 4]),
         (100, 0, [100]),
-        (3, 1, [1, 2, 3]),
-        (7, 5, [5, 7]),
-        (1000, 10, [250, 500, 750, 1000]),
+        (3, 1, [0, 1, 2, 3]),
+        (7, 5, [0, 5, 7]),
+        (1000, 10, [0, 250, 500, 750, 1000]),
     ],
 )
 def test_few_evaluations_spread_over_the_training_are_traced(steps, every, wanted):

@@ -127,16 +127,16 @@ def test_padding_of_prompts_is_left_and_of_responses_right(step):
     assert (np.diff(response.astype(int), axis=1) <= 0).all() and response[:, 0].all()
 
 
-def test_samples_are_told_token_by_token(finished_run):
-    """At the last evaluation (the first one comes before training), all fields of all
-    tokens, and a KL, since the policy is no longer the reference."""
+def test_samples_are_told_token_by_token_over_the_training(finished_run):
+    """At the first and the last evaluation, all fields of all tokens; no KL
+    while the policy is the reference. Kills: tokens of the last evaluation only."""
     rows = [json.loads(line) for line in (finished_run / "samples.jsonl").open()]
     told = [row for row in rows if row.get("tokens")]
-    assert {row["step"] for row in told} == {2}
+    assert sorted({row["step"] for row in told}) == [0, 2]
     for row in told:
         assert len(row["tokens"]) == row["length"]
         for token in row["tokens"]:
             for field in schema.TOKEN_FIELDS:
                 assert isinstance(token[field], float | int), field
         largest = max(abs(token["kl"]) for token in row["tokens"])
-        assert largest > 1e-5
+        assert (largest < 1e-5) == (row["step"] == 0)

@@ -16,7 +16,6 @@ def test_a_quickstart_killed_in_a_save_ends_as_an_undisturbed_one(
     config = tiny("quickstart.py:tiny")
     assert experiment.run(config, tmp_path / "undisturbed") == 0
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     command = [
         *(sys.executable, "-m", "rlhf_jax", "train"),
         "--config=experiments/quickstart.py:tiny",

@@ -107,14 +107,6 @@ def _rows(tree, chosen):
     return jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[np.asarray(chosen)]), tree)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_compilation():
-    """These programs are tiny: compiling them is all the time that they take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture
 def experience():
     """`(seed, lengths, width, dtype) -> (PolicyOutputs, Experience)`."""

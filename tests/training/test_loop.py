@@ -18,6 +18,8 @@ from rlhf_jax.training import (
     Retention,
     Stop,
     checkpoint,
+    journal,
+    rows,
     train,
 )
 from rlhf_jax.training.digest import digest
@@ -363,17 +365,38 @@ def test_nothing_compiles_after_the_first_steps(toy, learner, tmp_path):
 def test_an_update_compiles_once_for_its_first_arguments_and_its_results(
     toy, tmp_path, warm
 ):
-    """Also where a warm start brings arrays that are bound to their devices."""
+    """One compilation serves the first arguments of an update and its own results, also
+    where a warm start brings arrays that are bound to a device, and after a resume."""
     plain = toy.learner(steps=12)
     bound = jax.device_put(plain.init(rng.root(0)).params, jax.devices()[0])
-    update = jax.jit(plain.update)
-    go(
-        toy,
-        Learner(plain.init, update),
-        tmp_path,
-        init_from=(lambda: bound) if warm else None,
-    )
-    assert update._cache_size() == 1
+    start = (lambda: bound) if warm else None
+    for steps in (4, 8):
+        update = jax.jit(plain.update)
+        again = Learner(plain.init, update)
+        go(toy, again, tmp_path, steps=steps, init_from=start)
+        assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_every_row_has_the_time_of_its_own_update(toy, tmp_path, monkeypatch, waits):
+    """Of a learner that waits for its programs and of one that does not; the last row
+    too, whose update no other one follows. Kills: laps that end with the row."""
+    now, inner = [0.0], toy.learner(steps=12)
+    monkeypatch.setattr(journal.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(rows.Pending, "ready", lambda self: waits)
+
+    def update(state, frozen, batch):
+        if waits:
+            now[0] += 1.0 + int(state.step)
+        return inner.update(state, frozen, batch)
+
+    def wait(pending):
+        now[0] += 1.0 + pending.step
+
+    monkeypatch.setattr(rows.Pending, "wait", wait)
+    go(toy, Learner(inner.init, update), tmp_path, steps=4)
+    found = read_rows(tmp_path / "metrics.jsonl")
+    assert [row["time/step"] for row in found[:4]] == [1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.mark.identity("B24")
