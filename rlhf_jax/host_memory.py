@@ -1,10 +1,11 @@
-"""Moments of optimizers that wait in the memory of the host between their uses.
+"""What waits in the memory of the host between its uses.
 
-A step of a policy needs them once, after forward and backward pass; until then they
-would fill memory of the devices for nothing. `Placement.host_moments` keeps them on the
-host, split as the parameters are, and a program moves them as it updates: no number
-changes (ZeRO-Offload, Ren et al. 2021, arXiv:2101.06840, without its update on the
-host).
+A step of a policy needs the moments of its optimizer once, after forward and backward
+pass, and the reference and the reward models once, before; otherwise they would fill
+memory of the devices for nothing. `Placement.host_moments` and `Placement.host_frozen`
+keep them on the host, split as the parameters are, and a program moves them as it needs
+them: no number changes (ZeRO-Offload, Ren et al. 2021, arXiv:2101.06840, without its
+update on the host).
 """
 
 from __future__ import annotations
@@ -17,6 +18,20 @@ from jax.sharding import Mesh
 
 from rlhf_jax import placement, sharding
 from rlhf_jax.errors import UserError
+
+
+def here(variables: Any) -> Any:
+    """Variables on the devices, those of them that wait on the host; else as they are.
+
+    The type of an array tells where it is, so networks ask for all that they read, and
+    no learner has to know which of its models waits.
+    """
+    return jax.tree.map(_here, variables)
+
+
+def _here(leaf: Any) -> Any:
+    away = jax.typeof(leaf).memory_space == jax.memory.Space.Host
+    return jax.device_put(leaf, jax.memory.Space.Device) if away else leaf
 
 
 def fetched(opt_state: Any) -> Any:

@@ -48,17 +48,19 @@ class Placement(NamedTuple):
       rules: logical name -> mesh axes, the table of the run.
       names: of the variables of its networks.
       host_moments: Adam's moments wait in the host's memory (`host_memory`).
+      host_frozen: references and reward models wait there.
     """
 
     mesh: Mesh
     rules: sharding.Rules = sharding.RULES
     names: Names = {}
     host_moments: bool = False
+    host_frozen: bool = False
 
     @property
     def spread(self) -> bool:
         """Whether there is more than one device, or more than one memory."""
-        return self.mesh.size > 1 or self.host_moments
+        return self.mesh.size > 1 or self.host_moments or self.host_frozen
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -85,17 +87,29 @@ class Placement(NamedTuple):
             return jax.tree.map(lambda _: device, tree)
         return jax.tree_util.tree_map_with_path(self._sharding, tree)
 
-    def abstract(self, tree: Any) -> Any:
-        """`jax.ShapeDtypeStruct`s of a tree, with its shardings."""
+    def abstract(self, tree: Any, where: Any = None) -> Any:
+        """`jax.ShapeDtypeStruct`s of a tree, with its shardings or with others."""
         return jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
             tree,
-            self.shardings(tree),
+            self.shardings(tree) if where is None else where,
         )
 
     def put(self, tree: Any) -> Any:
         """Variables, or a tree of them, where they belong; as it is on one device."""
         return jax.device_put(tree, self.shardings(tree)) if self.spread else tree
+
+    def frozen_shardings(self, tree: Any) -> Any:
+        """`shardings` of models that are asked and not trained."""
+        where = self.shardings(tree)
+        if not self.host_frozen:
+            return where
+        return jax.tree.map(lambda x: x.with_memory_kind(sharding.HOST), where)
+
+    def put_frozen(self, tree: Any) -> Any:
+        """`put` for models that are asked and not trained."""
+        where = self.frozen_shardings(tree)
+        return jax.device_put(tree, where) if self.spread else tree
 
     def rows(self, tree: Any) -> Any:
         """Shardings of a batch: rows (axis 0) over the axes that split the data.

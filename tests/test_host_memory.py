@@ -1,4 +1,4 @@
-"""Moments that wait on the host: where they lie, and that no number changes."""
+"""What waits on the host: where it lies, and that no number changes."""
 
 import jax
 import numpy as np
@@ -85,3 +85,39 @@ def test_devices_without_memory_on_the_host_are_refused(monkeypatch):
         UserError, match="host_moments=True: .* has no memory of .* drum"
     ):
         host_memory.check(mesh, "config.mesh.host_moments")
+
+
+@pytest.mark.parametrize("layers", ["scanned", "unrolled"])
+def test_a_network_reads_variables_that_wait_on_the_host(layers):
+    network = networks.language_model(
+        networks.presets.llama(vocab_size=16, width=8, num_layers=2, num_heads=2),
+        scan_layers=layers == "scanned",
+    )
+    names = networks.axis_names(network)
+    mesh = sharding.mesh(devices=jax.devices()[:1])
+    placement = Placement(mesh, names=names, host_frozen=True)
+
+    @jax.jit
+    def logits(variables, inputs):
+        hidden = network.apply(variables, inputs).hidden
+        return networks.logits(network, variables, hidden)
+
+    with placement.active():
+        variables = placement.put(network.init(rng.root(0)))
+        away = placement.put_frozen(variables)
+        inputs = placement.batch(batch().inputs)
+        ours, theirs = logits(away, inputs), logits(variables, inputs)
+    assert kinds(variables) == {"device"} and kinds(away) == {sharding.HOST}
+    assert kinds(ours) == {"device"}
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_trains_is_fetched_nowhere():
+    """A gradient with respect to variables on the devices passes no transfer."""
+    variables = POLICY.init(rng.root(0))
+    inputs = jax.device_put(batch().inputs)
+
+    def loss(variables):
+        return POLICY.apply(variables, inputs).hidden.sum()
+
+    assert "device_put" not in str(jax.make_jaxpr(jax.grad(loss))(variables))

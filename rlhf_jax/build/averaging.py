@@ -97,7 +97,7 @@ class _Average(NamedTuple):
         done = self.context.folder(self.name) / "done.json"
         result = json.loads(done.read_text())["result"]
         gain, bias = result["gain"], result["bias"]
-        held = self.context.model.held(self.load())
+        held = self.context.held(self.load())
         return rollout.reward_model_scorer(self.network, held, gain=gain, bias=bias)
 
     def describe(self) -> dict[str, Any]:

@@ -97,6 +97,8 @@ def _memory(
         title = f"memory of each of {size} devices, without activations and KV cache"
         if context.placement.host_moments:
             title += "; moments wait on the host"
+        if context.placement.host_frozen:
+            title += "; references and reward models wait on the host"
         found = {stage: arrays[:-1] for stage, arrays in found.items()}
         tables.append(_memory_table(title, COLUMNS[:-1], found, planning.per_device))
     return tables

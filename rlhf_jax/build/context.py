@@ -147,6 +147,11 @@ class Context(NamedTuple):
             )
         return self.policies[source]()
 
+    def held(self, variables: Params) -> Params:
+        """Variables of a model that is asked and not trained: in `model.frozen_dtype`,
+        and where `mesh.host_frozen` says."""
+        return self.placement.put_frozen(self.model.held(variables))
+
     def scorer(self, source: str, path: str) -> Scorer:
         """The scorer that a config names.
 
@@ -169,9 +174,9 @@ class Context(NamedTuple):
         if source == "gold" and self.task.gold is not None:
             return self.task.gold
         if (Path(source) / "config.json").is_file():
-            return models.foreign_scorer(Path(source), self.task, self.placement)
+            return models.foreign_scorer(Path(source), self.task, self.held)
         if elsewhere.is_folder(source):
-            return elsewhere.scorer(source, path, self.notes["mesh"])
+            return elsewhere.scorer(source, path, self.notes["mesh"], self.held)
         raise UserError(
             f"{path}='{source}' names no reward model that an earlier stage trains, and"
             f" no directory; stages: {', '.join(self.rewards) or 'none'}"

@@ -41,6 +41,7 @@ def base(seed: int = 0) -> ConfigDict:
             slices=1,
             rules=(),
             host_moments=False,
+            host_frozen=False,
         )
     )
     config.debug = ConfigDict(dict(dump_step=-1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,19 @@ def policy(source: str, path: str, mesh: Mapping[str, Any]) -> Params:
     return _opened(source, path, mesh).variables
 
 
-def scorer(source: str, path: str, mesh: Mapping[str, Any]) -> Scorer:
+def scorer(
+    source: str,
+    path: str,
+    mesh: Mapping[str, Any],
+    held: Callable[[Params], Params],
+) -> Scorer:
     """The reward model of a stage folder of another run, with its gain and bias.
+
+    Args:
+      source: the folder.
+      path: key that names it, for messages.
+      mesh: `config.mesh` of this run.
+      held: puts its weights where they belong.
 
     Raises:
       UserError: it holds no reward model.
@@ -38,7 +49,7 @@ def scorer(source: str, path: str, mesh: Mapping[str, Any]) -> Scorer:
     opened = _opened(source, path, mesh)
     if not opened.scalar:
         raise UserError(f"{path}='{source}' is no reward model: it has no scalar head")
-    return opened.scorer()
+    return opened._replace(variables=held(opened.variables)).scorer()
 
 
 def _opened(source: str, path: str, mesh: Mapping[str, Any]):  # noqa: ANN202 - Opened, imported lazily

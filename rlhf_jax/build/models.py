@@ -201,13 +201,15 @@ def parameter_table(variables: Any) -> list[tuple[str, tuple[int, ...], str]]:
     ]
 
 
-def foreign_scorer(path: Path, task: Any, placement: Placement) -> Scorer:
+def foreign_scorer(
+    path: Path, task: Any, held: Callable[[Params], Params]
+) -> Scorer:
     """A reward model from a Hugging Face directory, on text by its own tokenizer.
 
     Args:
       path: directory with config.json, weights and tokenizer.
       task: its tokenizer decodes the responses that are scored.
-      placement: where the weights go.
+      held: puts the weights where they belong.
     """
     config, variables = huggingface.load(path)
     network = networks.scalar_model(config)
@@ -216,7 +218,7 @@ def foreign_scorer(path: Path, task: Any, placement: Placement) -> Scorer:
     tokenizer = tokenizers.load(path)
     return rollout.foreign_reward_model_scorer(
         network,
-        placement.put(variables),
+        held(variables),
         task.tokenizer.decode,
         lambda prompt, response: tokenizer.encode(prompt + response),
         max_length=min(config.max_length, 2 * (task.length + 1)),

@@ -155,7 +155,7 @@ class _Online(NamedTuple):
         """Trains; gold, proxy and KL are in the evaluations."""
         context = self.context
         base, trainable = self.start()
-        reference = context.model.held(
+        reference = context.held(
             context.policy(self.reference, f"config.{self.name}.reference")
         )
         scorer = self.scorer()

@@ -23,7 +23,8 @@ def placement(
     `data fsdp tensor sequence` are the sizes of the axes, one of them -1 for the
     devices that the others leave; `slices` is how many slices of a pod `data` spans;
     `rules` changes single rules of `sharding.RULES`, each `NAME=AXIS`, `NAME=AXIS+AXIS`
-    or `NAME=` (not split); `host_moments` keeps Adam's moments on the host.
+    or `NAME=` (not split); `host_moments` keeps Adam's moments on the host, `host_frozen`
+    references and reward models.
 
     Args:
       section: of the config.
@@ -42,10 +43,10 @@ def placement(
         found = found[:1]
     mesh = sharding.mesh(**sizes, slices=slices, devices=found)
     rules = {**sharding.RULES, **_changes(section, changes)}
-    waiting = section.bool("host_moments")
-    if waiting:
-        host_memory.check(mesh, f"{section.path}.host_moments")
-    result = Placement(mesh, rules, host_moments=waiting)
+    waiting = {key: section.bool(key) for key in ("host_moments", "host_frozen")}
+    for key in (key for key, waits in waiting.items() if waits):
+        host_memory.check(mesh, f"{section.path}.{key}")
+    result = Placement(mesh, rules, **waiting)
     if not result.spread:
         return result
     sharding.check_rules(rules, mesh)
@@ -56,9 +57,9 @@ def _named(found: Placement, model: Any, path: str) -> Placement:
     """With the names of the networks of a run, whose axes all divide."""
     if isinstance(model, TabularModel):
         raise UserError(
-            f"{path} asks for {found.mesh.size} devices or for host_moments, and tables"
-            " over an enumerable world live on one; leave every axis at 1, and"
-            f" {path}.host_moments at False"
+            f"{path} asks for {found.mesh.size} devices or for the host's memory, and"
+            " tables over an enumerable world live on one device; leave every axis at"
+            f" 1, and {path}.host_moments and {path}.host_frozen at False"
         )
     shown = [
         model.language(adapters=True, value_head=True),

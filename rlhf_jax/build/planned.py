@@ -129,9 +129,11 @@ def variables(context: Any, network: Network) -> Params:
 
 def held(context: Any, network: Network) -> Params:
     """Variables of a network that is asked and not trained, in place."""
-    return context.placement.abstract(
-        jax.eval_shape(lambda key: context.model.held(network.init(key)), rng.root(0))
+    made = jax.eval_shape(
+        lambda key: context.model.held(network.init(key)), rng.root(0)
     )
+    where = context.placement.frozen_shardings(made)
+    return context.placement.abstract(made, where)
 
 
 def base(context: Any, network: Network) -> Params:

@@ -106,7 +106,7 @@ class _PPO(NamedTuple):
         numbers, context = self.numbers, self.context
         base, trainable = self.start()
         scorer = self.training_scorer()
-        reference = context.model.held(
+        reference = context.held(
             context.policy(numbers.reference, f"config.{self.name}.reference")
         )
         frozen = algorithms.Frozen(reference, scorer.init(), base)

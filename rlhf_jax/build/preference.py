@@ -211,7 +211,7 @@ class _Preference(NamedTuple):
         if self.reference is None:
             return stream, None
         context = self.context
-        variables = context.model.held(
+        variables = context.held(
             context.policy(self.reference, f"config.{self.name}.reference")
         )
         if not self.cache:

@@ -230,7 +230,7 @@ class RewardModel(NamedTuple):
         )
         return rollout.reward_model_scorer(
             network,
-            self.context.model.held(self.load()),
+            self.context.held(self.load()),
             gain=result["gain"],
             bias=result["bias"],
             program=program,

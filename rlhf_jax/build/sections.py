@@ -254,7 +254,7 @@ def shrink(config: Any) -> ConfigDict:
     Sizes, steps and counts become small and the model is made from scratch; what kind
     of loss, reward and optimizer the experiment has stays.
     """
-    config.mesh.update(dict(data=1, fsdp=1, tensor=1, sequence=1, host_moments=False))
+    config.mesh = defaults.base().mesh
     config.model.update(dict(path=None, width=16, num_layers=1, num_heads=2))
     own = ("num_kv_heads", "mlp_width", "head_dim", "vocab_size")
     config.model.update(dict.fromkeys(own))

@@ -190,7 +190,8 @@ def _network(parts: transformer.Parts) -> Network:
             raise UserError(
                 "a scalar model has no language head; build a language_model"
             )
-        return variables["params"]["embedding"]["tokens"].astype(parts.dtype)
+        found = transformer.part(variables, "embedding")
+        return found["params"]["tokens"].astype(parts.dtype)
 
     def for_decoding(variables: Any) -> Any:
         here = placement.current()

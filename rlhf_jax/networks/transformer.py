@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import rng
+from rlhf_jax import host_memory, rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
 from rlhf_jax.networks import initial, kernels
@@ -178,10 +178,14 @@ def apply(
 
 
 def part(variables: Variables, name: str) -> Variables:
-    """The collections of one part of the network."""
-    return {
+    """The collections of one part of the network, on the devices.
+
+    Stacked layers that wait on the host stay there: one at a time is fetched.
+    """
+    found = {
         collection: tree[name] for collection, tree in variables.items() if name in tree
     }
+    return found if name == "layers" else host_memory.here(found)
 
 
 def _run_layers(
@@ -227,7 +231,7 @@ def _run_scanned(
     mixed = len(set(local)) > 1
 
     def step(x: Array, xs: tuple[Variables, Array]) -> tuple[Array, None]:
-        variables, flag = xs
+        variables, flag = host_memory.here(xs[0]), xs[1]
         inputs = context.choose(local[0])
         if mixed:
             assert context.local is not None
@@ -270,7 +274,7 @@ def unstack(layers: Variables, num_layers: int) -> list[Variables]:
         return [
             {name: tree[i] for name, tree in layers.items()} for i in range(num_layers)
         ]
-    leaves, structure = jax.tree.flatten(layers)
+    leaves, structure = jax.tree.flatten(host_memory.here(layers))
     pieces = [jax.lax.split(jnp.asarray(leaf), (1,) * num_layers) for leaf in leaves]
     return [
         jax.tree.unflatten(structure, [piece[i][0] for piece in pieces])

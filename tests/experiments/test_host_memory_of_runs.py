@@ -1,0 +1,25 @@
+"""Runs of which a part waits on the host are the runs that they would be without."""
+
+import pytest
+
+from rlhf_jax.build import experiment
+from rlhf_jax.training import digest
+
+
+def test_a_killed_run_with_moments_on_the_host_is_that_of_the_devices(
+    tiny, continued, tmp_path
+):
+    plain = tiny("quickstart.py:tiny", stages="sft")
+    assert experiment.run(plain, tmp_path / "devices") == 0
+    waiting = tiny("quickstart.py:tiny", stages="sft", **{"mesh.host_moments": "True"})
+    undisturbed, killed = continued(waiting, "sft")
+    assert undisturbed == killed == digest(tmp_path / "devices")
+
+
+@pytest.mark.parametrize("recipe", ["quickstart.py:tiny", "dpo_chain.py:tiny"])
+def test_frozen_models_on_the_host_change_no_number(recipe, tiny, tmp_path):
+    """The reference of each learner, and the reward model that PPO asks."""
+    assert experiment.run(tiny(recipe), tmp_path / "devices") == 0
+    waiting = tiny(recipe, **{"mesh.host_frozen": "True"})
+    assert experiment.run(waiting, tmp_path / "host") == 0
+    assert digest(tmp_path / "host") == digest(tmp_path / "devices")
