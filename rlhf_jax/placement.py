@@ -48,7 +48,8 @@ class Placement(NamedTuple):
       rules: logical name -> mesh axes, the table of the run.
       names: of the variables of its networks.
       host_moments: Adam's moments wait in the host's memory (`host_memory`).
-      host_frozen: references and reward models wait there.
+      host_frozen: references and reward models wait there, where `frozen` puts them.
+      host_all: everything is put there.
     """
 
     mesh: Mesh
@@ -56,6 +57,7 @@ class Placement(NamedTuple):
     names: Names = {}
     host_moments: bool = False
     host_frozen: bool = False
+    host_all: bool = False
 
     @property
     def spread(self) -> bool:
@@ -87,29 +89,17 @@ class Placement(NamedTuple):
             return jax.tree.map(lambda _: device, tree)
         return jax.tree_util.tree_map_with_path(self._sharding, tree)
 
-    def abstract(self, tree: Any, where: Any = None) -> Any:
-        """`jax.ShapeDtypeStruct`s of a tree, with its shardings or with others."""
+    def abstract(self, tree: Any) -> Any:
+        """`jax.ShapeDtypeStruct`s of a tree, with its shardings."""
         return jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
             tree,
-            self.shardings(tree) if where is None else where,
+            self.shardings(tree),
         )
 
     def put(self, tree: Any) -> Any:
         """Variables, or a tree of them, where they belong; as it is on one device."""
         return jax.device_put(tree, self.shardings(tree)) if self.spread else tree
-
-    def frozen_shardings(self, tree: Any) -> Any:
-        """`shardings` of models that are asked and not trained."""
-        where = self.shardings(tree)
-        if not self.host_frozen:
-            return where
-        return jax.tree.map(lambda x: x.with_memory_kind(sharding.HOST), where)
-
-    def put_frozen(self, tree: Any) -> Any:
-        """`put` for models that are asked and not trained."""
-        where = self.frozen_shardings(tree)
-        return jax.device_put(tree, where) if self.spread else tree
 
     def rows(self, tree: Any) -> Any:
         """Shardings of a batch: rows (axis 0) over the axes that split the data.
@@ -176,6 +166,10 @@ class Placement(NamedTuple):
         embed = self.rules["rollout_embed"]
         return self._replace(rules={**self.rules, "embed": embed})
 
+    def frozen(self) -> Placement:
+        """Where models lie that are asked and not trained."""
+        return self._replace(host_all=self.host_frozen)
+
     def spec(self, *names: str | None) -> PartitionSpec:
         """The partition of an array from the logical names of its axes."""
         return sharding.spec(names, self.rules)
@@ -195,34 +189,14 @@ class Placement(NamedTuple):
                 " another config.mesh"
             )
 
-    def check_divides(self, variables: Any, what: str) -> None:
-        """Raise `UserError` where an axis of a variable does not divide.
-
-        Args:
-          variables: of one network, arrays or shapes.
-          what: key of the mesh, for the message.
-        """
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-            keys = tuple(map(sharding.key, path))
-            for name, size in zip(self.names[keys], leaf.shape, strict=True):
-                if size % self.parts(name):
-                    raise UserError(
-                        f"{what}: {'/'.join(keys)} of shape {leaf.shape} has an axis"
-                        f" {name} of {size}, which does not divide over"
-                        f" {self.parts(name)} devices (mesh axis"
-                        f" {' x '.join(self._over(name))}); change the mesh, or leave"
-                        f" that axis whole with {what}.rules={name}="
-                    )
-
     def _sharding(self, path: Any, leaf: Any) -> NamedSharding:
         where = self.over(self.axes(path, leaf))
         return where.with_memory_kind(sharding.HOST) if self.waits(path) else where
 
     def waits(self, path: Any) -> bool:
-        """Whether the leaf at a path is a moment that waits on the host."""
-        return self.host_moments and not {"mu", "nu"}.isdisjoint(
-            map(sharding.key, path)
-        )
+        """Whether the leaf at a path waits on the host."""
+        moment = not {"mu", "nu"}.isdisjoint(map(sharding.key, path))
+        return self.host_all or (self.host_moments and moment)
 
     def over(self, names: tuple[str | None, ...]) -> NamedSharding:
         """Sharding of an array from the logical names of its axes.

@@ -104,7 +104,7 @@ def test_a_network_reads_variables_that_wait_on_the_host(layers):
 
     with placement.active():
         variables = placement.put(network.init(rng.root(0)))
-        away = placement.put_frozen(variables)
+        away = placement.frozen().put(variables)
         inputs = placement.batch(batch().inputs)
         ours, theirs = logits(away, inputs), logits(variables, inputs)
     assert kinds(variables) == {"device"} and kinds(away) == {sharding.HOST}

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec, SingleDeviceSharding
 
 from rlhf_jax import networks, optimizers, placement, rng, sharding
+from rlhf_jax.build import placing
 from rlhf_jax.errors import UserError
 
 CASES = (
@@ -79,7 +80,7 @@ def test_what_does_not_divide_is_named(laid_out):
     with pytest.raises(
         UserError, match="embedding/tokens of shape .* axis vocab of 43"
     ):
-        found.check_divides(odd, "config.mesh")
+        placing.check_divides(found, odd, "config.mesh")
     with pytest.raises(UserError, match="config.sft.batch_size: 6 rows .* 4 devices"):
         found.check_rows(6, "config.sft.batch_size")
     path = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax import hosts
-from rlhf_jax.build import context as contexts
+from rlhf_jax.build import finishing
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks.huggingface import read_json
 from rlhf_jax.training import checkpoint
@@ -64,9 +64,9 @@ def _claim(
             " restore it, or choose another --workdir"
         )
     for name in settings:
-        contexts.finished(workdir / name, settings[name])
+        finishing.finished(workdir / name, settings[name])
     try:
-        contexts.write_json(path, plain)
+        finishing.write_json(path, plain)
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}") from error
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlhf_jax import algorithms, data, hosts, rng
 from rlhf_jax.build import aggregates, elsewhere, models, planned, programs, sharing
@@ -20,9 +17,7 @@ from rlhf_jax.build.section import Section
 from rlhf_jax.build.seeds import Seeds
 from rlhf_jax.build.task_type import Task
 from rlhf_jax.errors import UserError
-from rlhf_jax.networks.huggingface import read_json
 from rlhf_jax.placement import Placement
-from rlhf_jax.training import fingerprint as fingerprints
 from rlhf_jax.training import loop, retention, writers
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Array, Learner, Params, PromptBatch, Scorer, TrainState
@@ -150,7 +145,7 @@ class Context(NamedTuple):
     def held(self, variables: Params) -> Params:
         """Variables of a model that is asked and not trained: in `model.frozen_dtype`,
         and where `mesh.host_frozen` says."""
-        return self.placement.put_frozen(self.model.held(variables))
+        return self.placement.frozen().put(self.model.held(variables))
 
     def scorer(self, source: str, path: str) -> Scorer:
         """The scorer that a config names.
@@ -251,54 +246,3 @@ class Context(NamedTuple):
         return jax.tree.map(
             jnp.asarray, batch._replace(example_id=batch.example_id + offset)
         )
-
-
-def finish(context: Context, stage: str, result: dict[str, Any], spent: float) -> None:
-    """Marks a stage as done: `done.json`, written in one piece."""
-    record = {
-        "stage": stage,
-        "seconds": spent,
-        "settings": dict(context.settings[stage]),
-        "result": result,
-    }
-    hosts.done(lambda: write_json(context.folder(stage) / "done.json", record))
-
-
-def result_of(context: Context, stage: str) -> dict[str, Any] | None:
-    """The result of a finished stage, or None where it is not done.
-
-    Raises:
-      UserError: it was done under other settings that change numbers.
-    """
-    return hosts.told(lambda: finished(context.folder(stage), context.settings[stage]))
-
-
-def finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """As `result_of`, for the folder of a stage and its settings."""
-    path = folder / "done.json"
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    for key in ("settings", "result", "seconds"):
-        if key not in record:
-            raise UserError(f"{path} has no field '{key}'; delete {folder} to redo it")
-    fingerprints.check(record["settings"], settings, checkpoint=str(path))
-    return record["result"]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        json.dump(value, file, indent=2, default=_plain)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return np.asarray(value).tolist()
-    return str(value)

@@ -14,6 +14,7 @@ from rlhf_jax.build import (
     claiming,
     defaults,
     enumerable_task,
+    finishing,
     kinds,
     models,
     placing,
@@ -23,7 +24,6 @@ from rlhf_jax.build import (
     tasks,
     timekeeping,
 )
-from rlhf_jax.build import context as contexts
 from rlhf_jax.build import seeds as seeding
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.programs import Programs
@@ -259,7 +259,7 @@ def execute(
             for stage in stages:
                 if only is not None and stage.name not in only:
                     continue
-                if contexts.result_of(context, stage.name) is None:
+                if finishing.result_of(context, stage.name) is None:
                     logging.info("stage %s", stage.name)
                     _run_stage(context, stage)
                 hosts.done(lambda: summarizing.summarize(context, stages, config))
@@ -284,7 +284,7 @@ def _run_stage(context: Context, stage: Stage) -> None:
         for one in keepers:
             one.flush()
         raise
-    contexts.finish(context, stage.name, result, keeper.seconds())
+    finishing.finish(context, stage.name, result, keeper.seconds())
     for one in keepers:
         context.writers.remove(one)
         one.close()

@@ -201,9 +201,7 @@ def parameter_table(variables: Any) -> list[tuple[str, tuple[int, ...], str]]:
     ]
 
 
-def foreign_scorer(
-    path: Path, task: Any, held: Callable[[Params], Params]
-) -> Scorer:
+def foreign_scorer(path: Path, task: Any, held: Callable[[Params], Params]) -> Scorer:
     """A reward model from a Hugging Face directory, on text by its own tokenizer.
 
     Args:

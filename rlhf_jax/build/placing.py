@@ -23,8 +23,8 @@ def placement(
     `data fsdp tensor sequence` are the sizes of the axes, one of them -1 for the
     devices that the others leave; `slices` is how many slices of a pod `data` spans;
     `rules` changes single rules of `sharding.RULES`, each `NAME=AXIS`, `NAME=AXIS+AXIS`
-    or `NAME=` (not split); `host_moments` keeps Adam's moments on the host, `host_frozen`
-    references and reward models.
+    or `NAME=` (not split); `host_moments` keeps Adam's moments on the host, and
+    `host_frozen` references and reward models.
 
     Args:
       section: of the config.
@@ -46,7 +46,7 @@ def placement(
     waiting = {key: section.bool(key) for key in ("host_moments", "host_frozen")}
     for key in (key for key, waits in waiting.items() if waits):
         host_memory.check(mesh, f"{section.path}.{key}")
-    result = Placement(mesh, rules, **waiting)
+    result = Placement(mesh, rules)._replace(**waiting)
     if not result.spread:
         return result
     sharding.check_rules(rules, mesh)
@@ -68,8 +68,29 @@ def _named(found: Placement, model: Any, path: str) -> Placement:
     ]
     found = of(_heads(found, model.config, path), *shown)
     for network in shown:
-        found.check_divides(jax.eval_shape(network.init, rng.root(0)), path)
+        check_divides(found, jax.eval_shape(network.init, rng.root(0)), path)
     return found
+
+
+def check_divides(found: Placement, variables: Any, what: str) -> None:
+    """Raise `UserError` where an axis of a variable does not divide.
+
+    Args:
+      found: the placement of the run.
+      variables: of one network, arrays or shapes.
+      what: key of the mesh, for the message.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        keys = tuple(map(sharding.key, path))
+        for name, size in zip(found.names[keys], leaf.shape, strict=True):
+            if size % found.parts(name):
+                raise UserError(
+                    f"{what}: {'/'.join(keys)} of shape {leaf.shape} has an axis"
+                    f" {name} of {size}, which does not divide over"
+                    f" {found.parts(name)} devices (mesh axis"
+                    f" {' x '.join(found.split(name))}); change the mesh, or leave"
+                    f" that axis whole with {what}.rules={name}="
+                )
 
 
 def of(found: Placement, *shown: Network) -> Placement:

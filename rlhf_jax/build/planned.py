@@ -132,8 +132,7 @@ def held(context: Any, network: Network) -> Params:
     made = jax.eval_shape(
         lambda key: context.model.held(network.init(key)), rng.root(0)
     )
-    where = context.placement.frozen_shardings(made)
-    return context.placement.abstract(made, where)
+    return context.placement.frozen().abstract(made)
 
 
 def base(context: Any, network: Network) -> Params:

@@ -16,8 +16,7 @@ from typing import Any
 import jax
 
 from rlhf_jax import planning
-from rlhf_jax.build import context as contexts
-from rlhf_jax.build import experiment, plan_advice
+from rlhf_jax.build import experiment, finishing, plan_advice
 from rlhf_jax.build.context import Context, Stage
 from rlhf_jax.build.planned import Plan, Planned
 from rlhf_jax.errors import UserError
@@ -80,7 +79,7 @@ def plan(
     result |= {"stages": found, "programs": programs}
     if not result["fits"]:
         result["suggestion"] = plan_advice.suggestion(result, config.to_dict(), context)
-    contexts.write_json(workdir / "plan.json", result)
+    finishing.write_json(workdir / "plan.json", result)
     return result
 
 

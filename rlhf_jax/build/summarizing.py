@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.build import context as contexts
+from rlhf_jax.build import finishing
 from rlhf_jax.build.context import Context, Stage
 
 
@@ -26,7 +26,7 @@ def summarize(context: Context, stages: list[Stage], config: Any) -> None:
             summary["reward_model"] = record["result"]
         else:
             summary["stages"][stage.name] = record["result"]
-    contexts.write_json(context.workdir / "summary.json", summary)
+    finishing.write_json(context.workdir / "summary.json", summary)
 
 
 def closing(workdir: Path) -> str:

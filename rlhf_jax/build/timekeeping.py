@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_jax.build import context as contexts
+from rlhf_jax.build import finishing
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks.huggingface import read_json
 
@@ -50,7 +50,7 @@ class Timekeeper:
 
     def flush(self) -> None:
         """Writes the sum."""
-        contexts.write_json(self._path, {"seconds": self.seconds()})
+        finishing.write_json(self._path, {"seconds": self.seconds()})
 
     def close(self) -> None:
         """Removes the sum, which `done.json` has now."""

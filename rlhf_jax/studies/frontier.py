@@ -75,7 +75,7 @@ def _against(
     both = np.isfinite(curve.values) & np.isfinite(y)
     if not both.any():
         return None
-    return svg.Series(label, curve.values[both], y[both], dots=both.sum() < 25)
+    return svg.Series(label, curve.values[both], y[both], dots=int(both.sum()) < 25)
 
 
 def _marks(run: runs.Run, color: str, several: bool) -> list[points.Mark]:

@@ -161,7 +161,7 @@ def test_a_workdir_without_permission_is_named(refused, tmp_path, monkeypatch):
     def full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(claiming.contexts, "write_json", full)
+    monkeypatch.setattr(claiming.finishing, "write_json", full)
     message = refused("train", TINY, f"--workdir={tmp_path / 'run'}")
     assert "cannot write in" in message and "No space left" in message
 

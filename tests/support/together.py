@@ -47,9 +47,14 @@ def together(program, devices=2):
     try:
         for process in started:
             out, err = process.communicate(timeout=120)
-            lines = [x for x in out.splitlines() if not x.startswith("[Gloo]")]
+            lines = [x for x in out.splitlines() if not _chatter(x)]
             result.append(Said(process.returncode, lines, err))
     finally:
         for process in started:
             process.kill()
     return result
+
+
+def _chatter(line):
+    """Whether a line is Gloo's, whose threads write parts of lines between others."""
+    return line.startswith("[Gloo]") or "peer ranks" in line
