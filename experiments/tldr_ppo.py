@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from rlhf_jax.build import architectures, defaults, sections
 
-MICROBATCHES = {"1b": 2, "2.8b": 4, "6.9b": 8}
+MICROBATCHES = {"1b": 1, "2.8b": 4, "6.9b": 8}
 EXTRAS = ("", "+gold", "+reward_index", "+gold+reward_index")
 VARIANTS = tuple(x + extra for x in (*MICROBATCHES, "tiny") for extra in EXTRAS)
 
