@@ -3,6 +3,7 @@
 It comes with Python 3.11 only (setup.py), so that the smoke run elsewhere is small.
 """
 
+import math
 import os
 
 import jax
@@ -14,8 +15,8 @@ pytest.importorskip("libtpu")
 
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from rlhf_jax import planning, sharding  # noqa: E402
-from rlhf_jax.build import checking, loading  # noqa: E402
+from rlhf_jax import networks, planning, rng, sharding  # noqa: E402
+from rlhf_jax.build import checking, loading, planned  # noqa: E402
 from rlhf_jax.build import planning as building  # noqa: E402
 from rlhf_jax.errors import UserError  # noqa: E402
 from rlhf_jax.networks import kernels  # noqa: E402
@@ -120,6 +121,31 @@ def test_moments_that_wait_on_the_host_leave_the_devices(tmp_path):
     count = (43 * 16 + 4 * 16 * 16 + 3 * 16 * 64 + 3 * 16) // 4
     left = found["False"]["argument_bytes"] - found["True"]["argument_bytes"]
     assert moved >= 2 * 4 * count and left >= 2 * 4 * count  # tiles are padded
+
+
+def test_a_frozen_model_that_waits_on_the_host_is_read_layer_by_layer():
+    """Compiled for TPUs: its bytes are the host's, and a scan over its layers holds
+    less than all of them at once."""
+    config = networks.presets.llama(
+        vocab_size=128, width=256, num_layers=16, num_heads=2
+    )
+    network = networks.language_model(config, scan_layers=True)
+    mesh = sharding.mesh(devices=planning.topology("v5e:1x1").devices)
+    placement = Placement(mesh, names=networks.axis_names(network), host_frozen=True)
+    shapes = jax.eval_shape(network.init, rng.root(0))
+    inputs = placement.abstract(planned.inputs(2, 16))
+    with placement.active():
+        away, near = (
+            planning.compile_program(
+                jax.jit(lambda variables, read: network.apply(variables, read).hidden),
+                (where.abstract(shapes), inputs),
+            ).memory
+            for where in (placement.frozen(), placement)
+        )
+    read = {k: v for k, v in shapes["params"].items() if k != "unembedding"}
+    size = sum(4 * math.prod(x.shape) for x in jax.tree.leaves(read))
+    assert away.host >= size and near.host == 0 and near.arguments >= size
+    assert away.arguments < size / 100 and away.temporaries < size / 2
 
 
 @pytest.mark.parametrize(("name", "fsdp"), [("v6e:8x8", 16), ("v5p:4x4x4", 16)])
