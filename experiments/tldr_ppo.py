@@ -19,9 +19,10 @@ Result: accuracy of the reward model 62.8, 66.9 and 68.9 %. Preferred to the ref
   this run: `summary.json` has proxy, KL and length.
   The full-scale run has not been run here: only its `tiny` form has.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
+  1b on v5e:16x16: 1.71 of 15.75 GiB; sft 0.0577 s, rm 0.0558 s, ppo 0.704 s
   6.9b on v5e:16x16: 5.34 of 15.75 GiB; sft 0.492 s, rm 0.401 s, ppo 34.2 s
-  The seconds of `ppo` are too long: decoding was charged for whole stacks of layers.
-  They are to be planned again.
+  The seconds of `ppo` of 6.9b are too long: decoding was charged for whole stacks of
+  layers. They are to be planned again.
 
 1 M episodes, batch 512, 4 epochs of 1 minibatch, one rate 3e-6 that PPO takes down to 0
 linearly, AdamW with eps 1e-5 and no gradient clipping, KL coefficient 0.05 in the
