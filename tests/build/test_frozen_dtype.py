@@ -7,7 +7,7 @@ import pytest
 from command_line import QUICKSTART, inputs
 
 from rlhf_jax import networks, planning, rng
-from rlhf_jax.build import experiment, loading
+from rlhf_jax.build import elsewhere, experiment, loading, opening
 from rlhf_jax.training.stopping import Stop
 
 pytestmark = pytest.mark.optimized
@@ -97,3 +97,17 @@ def test_what_is_planned_is_what_runs(tmp_path):
         dtypes[name] = [str(x) for x in (trained, asked, judge)]
     assert dtypes["None"] == ["float32"] * 3
     assert dtypes["bfloat16"] == ["float32", "bfloat16", "bfloat16"]
+
+
+def test_a_reward_model_of_another_run_is_held_so_too(tmp_path, monkeypatch):
+    context = built(tmp_path / "run", model__frozen_dtype="bfloat16")[0]
+    network = context.model.scalar()
+    there = opening.Opened(
+        *("there", network, network.init(rng.root(0)), True, 2.0, 1.0),
+        *(context.task.encoder, (1,), None),
+    )
+    monkeypatch.setattr(elsewhere, "_opened", lambda *given: there)
+    held = context.scorer(str(tmp_path), "config.ppo.reward_model").init()["variables"]
+    expected = context.model.held(there.variables)
+    jax.tree.map(np.testing.assert_array_equal, held, expected)
+    assert held["params"]["embedding"]["tokens"].dtype == jnp.bfloat16
