@@ -19,6 +19,8 @@ from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 KEYWORDS = ("clip_eps", "coef", "discount", "dual_clip", "lam", "penalty", "value_lam")
 """Keywords that are arguments, in every part that has them."""
+OF_METHODS = ("beta", "label_smoothing", "tau")
+"""Keywords that are arguments, in every method of learning from preferences."""
 CONTROLLED = ("init_coef", "target", "horizon", "rate")
 """Keywords of KL controllers, which hold them in a state of their own."""
 
@@ -26,12 +28,14 @@ NUMBER = "(a number)"
 """Stands for an argument where a program is described by what it is made of."""
 
 
-def masked(keywords: Mapping[str, Any]) -> dict[str, Any]:
+def masked(
+    keywords: Mapping[str, Any], names: tuple[str, ...] = (*KEYWORDS, *CONTROLLED)
+) -> dict[str, Any]:
     """The keywords with `NUMBER` in place of their arguments.
 
     None and a number, or a number and a pair, make different parts, and stay apart.
     """
-    rest, numbers = _split(keywords, (*KEYWORDS, *CONTROLLED))
+    rest, numbers = _split(keywords, names)
     marks = {
         key: [NUMBER] * len(value) if isinstance(value, tuple) else NUMBER
         for key, value in numbers.items()
@@ -117,3 +121,35 @@ def term(
         lambda: _arrays(numbers), lambda batch, held: (held, held)
     )
     return losses.Term(values, prepare=kept)
+
+
+def method(
+    factory: Callable[..., losses.Term], keywords: Mapping[str, Any]
+) -> losses.Term:
+    """A term with its preparation, as `losses.preference.term` makes them; its state
+    is (arguments, that of the preparation)."""
+    made, (rest, numbers) = factory(**keywords), _split(keywords, OF_METHODS)
+    if not numbers:
+        return made
+
+    def init() -> Any:
+        own = made.prepare
+        held = _arrays(numbers)
+        return held, own.init() if isinstance(own, losses.Preparation) else None
+
+    def prepare(batch: Any, state: Any):
+        held, own = state
+        one = factory(**rest, **held).prepare
+        if isinstance(one, losses.Preparation):
+            extra, own = one.update(batch, own)
+        else:
+            extra = None if one is None else one(batch)
+        return (held, extra), (held, own)
+
+    def values(outputs: Any, batch: Any, prepared: Any):
+        held, extra = prepared
+        one = factory(**rest, **held)
+        further = () if one.prepare is None else (extra,)
+        return one.values(outputs, batch, *further)
+
+    return made._replace(values=values, prepare=losses.Preparation(init, prepare))

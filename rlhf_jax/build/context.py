@@ -113,7 +113,7 @@ class Context(NamedTuple):
           section: what it was made of.
           made: the learner; its numbers that are state come from its own `init`.
         """
-        made_of = programs.of_optimizers(section.values())
+        made_of = programs.of_learner(section.values())
         return made._replace(update=self.compiled(kind, made_of, lambda: made.update))
 
     def folder(self, stage: str) -> Path:

@@ -19,6 +19,7 @@ from rlhf_jax.build import (
     preference_data,
     preference_evaluation,
     preference_terms,
+    programs,
     weights,
 )
 from rlhf_jax.build.context import Context, Stage
@@ -84,7 +85,7 @@ def preference(name: str, section: Section, context: Context) -> Stage:
         learner=context.learner("preference", section, made),
         measured=context.compiled(
             "preference_heldout",
-            section.values(),
+            programs.of_learner(section.values()),
             lambda: preference_scoring.held_out(
                 network, loss=loss, needs=needs, reference=compared
             ),

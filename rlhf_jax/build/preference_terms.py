@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 from rlhf_jax import losses
-from rlhf_jax.build import parts
+from rlhf_jax.build import arguments, parts
 from rlhf_jax.build.section import Section
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses import preference as methods
@@ -37,7 +38,7 @@ def term_of(section: Section, name: str) -> losses.Term:
     own = section.section(name)
     options = _options(own, name)
     try:
-        return methods.term(name, **options)
+        return arguments.method(functools.partial(methods.term, name), options)
     except UserError as error:
         raise UserError(f"{own.path}: {error}") from error
 

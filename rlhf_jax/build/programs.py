@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rlhf_jax.build import arguments
 from rlhf_jax.build.arguments import NUMBER
+from rlhf_jax.losses.preference import METHODS
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def of_optimizers(section: Mapping[str, Any]) -> dict[str, Any]:
     """What the programs of a section with optimizers are made of.
 
     Learning rates are state, hence arguments; so are the decay and the bound of the
-    gradient, where there are any.
+    gradient, where there are any, and the numbers of Adam.
     """
     plain = dict(section)
     for name in ("optimizer", "value_optimizer"):
@@ -55,6 +56,8 @@ def of_optimizers(section: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_optimizer(section: Mapping[str, Any]) -> dict[str, Any]:
     there = [key for key in ("weight_decay", "clip_norm") if section.get(key)]
+    if section.get("name") in ("adam", "adamw"):
+        there += ["b1", "b2", "eps"]
     return {**section, **dict.fromkeys(("learning_rate", *there), NUMBER)}
 
 
@@ -72,10 +75,30 @@ def of_ppo(section: Mapping[str, Any]) -> dict[str, Any]:
         if name in section:
             plain[name] = arguments.masked(section[name])
     for term in section["terms"]:
-        weight = section[term].get("weight")
-        if isinstance(weight, int | float) and weight != 0:
-            plain[term] = {**plain[term], "weight": NUMBER}
+        plain[term] = _weighted(plain[term])
     return plain
+
+
+def of_learner(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the programs of a section without rollouts are made of.
+
+    Beside the numbers of the optimizers, weights and `arguments.OF_METHODS` of the
+    preference methods that have a sub-section are state, hence arguments.
+    """
+    plain = of_optimizers(section)
+    for name in METHODS:
+        if name in section:
+            plain[name] = _weighted(
+                arguments.masked(section[name], arguments.OF_METHODS)
+            )
+    return plain
+
+
+def _weighted(term: Mapping[str, Any]) -> dict[str, Any]:
+    weight = term.get("weight")
+    if isinstance(weight, int | float) and weight != 0:
+        return {**term, "weight": NUMBER}
+    return dict(term)
 
 
 _HOST_ONLY = (

@@ -17,6 +17,9 @@ LossTerm = Callable[..., tuple[Array, types.Metrics]]
 """`(outputs, batch) -> (values, metrics)`, values unreduced: [B T] or [B]. A term with
 a `prepare` step is called `(outputs, batch, prepared)`."""
 
+Number = float | Array
+"""A hyper-parameter: known when a program is made, or a float[] argument of it."""
+
 Schedule = Callable[[Any], Any]
 """`step -> number`, as in optax."""
 

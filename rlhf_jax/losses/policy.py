@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rlhf_jax import metrics, types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm, Term
+from rlhf_jax.losses.combine import LossTerm, Number, Term
 
 Array = jax.Array
 
@@ -23,7 +23,6 @@ one of `exp(100)` is an infinity in float32 and a NaN one multiplication later."
 
 LEVELS = ("token", "sequence")
 
-Number = float | Array
 ClipEps = Number | tuple[Number, Number] | None
 """One number, (low, high) or none; float[] where it is an argument of the step."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -40,7 +41,24 @@ def scale_by_adam(
     has a root mean square of at most `2^-8 / sqrt(1 - b^2)`: 9 % of the second moment
     at 0.999 (5 % of the step), 1 % of the first at 0.9.
     """
+    return adam_of(numbers(b1, b2, eps), eps_form, moment_dtype)
+
+
+def numbers(b1: float, b2: float, eps: float) -> dict[str, float]:
+    """What `adam_of` takes, by name.
+
+    The shares of the new gradient stand beside the decays: in float32 `1 - 0.999` is
+    off by 5e-5 of itself, while here it is rounded once.
+    """
+    return {"b1": b1, "new1": 1 - b1, "b2": b2, "new2": 1 - b2, "eps": eps}
+
+
+def adam_of(
+    held: Mapping[str, Any], eps_form: str, moment_dtype: str
+) -> optax.GradientTransformation:
+    """`scale_by_adam` of `numbers`, which may be arrays (an optimizer's state)."""
     dtype = MOMENTS[moment_dtype]
+    b1, b2, eps = held["b1"], held["b2"], held["eps"]
 
     def init(params: Any) -> optax.ScaleByAdamState:
         def zeros() -> Any:  # buffers of their own: both moments are donated
@@ -53,8 +71,8 @@ def scale_by_adam(
     ) -> tuple[Any, optax.ScaleByAdamState]:
         grads, old_mu, old_nu = _wide(updates), _wide(state.mu), _wide(state.nu)
         count = state.count + 1
-        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, grads, old_mu)
-        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * g * g, grads, old_nu)
+        mu = jax.tree.map(lambda g, m: b1 * m + held["new1"] * g, grads, old_mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + held["new2"] * g * g, grads, old_nu)
         first = 1 - jnp.power(b1, count.astype(jnp.float32))
         second = jnp.sqrt(1 - jnp.power(b2, count.astype(jnp.float32)))
         if eps_form == "optax":

@@ -16,8 +16,8 @@ import optax
 
 from rlhf_jax import metrics
 from rlhf_jax.errors import UserError
-from rlhf_jax.optimizers import schedules
-from rlhf_jax.optimizers.adam import MOMENTS, scale_by_adam
+from rlhf_jax.optimizers import adam, schedules
+from rlhf_jax.optimizers.adam import MOMENTS
 from rlhf_jax.optimizers.averages import average_params, find_state
 
 Array = jax.Array
@@ -32,8 +32,8 @@ class RecordedState(NamedTuple):
       learning_rate: float32[], the rate that was applied.
       inner: state of the wrapped transformation.
       numbers: float32[] each, those of `learning_rate`, `weight_decay` and `clip_norm`
-        that are numbers. As state they are arguments of a compiled step: runs that
-        differ in them share one program.
+        that are numbers, and those of Adam (`adam.numbers`). As state they are
+        arguments of a compiled step: runs that differ in them share one program.
     """
 
     count: Array
@@ -95,11 +95,12 @@ def optimizer(
         "clip_norm": clip_norm,
     }
     numbers = {key: float(x) for key, x in given.items() if x is not None}
-    _check_moments(name, moment_dtype)
-    direction = _direction(name, b1, b2, eps, eps_form, moment_dtype)
+    _check(name, eps_form, moment_dtype)
+    if name in ("adam", "adamw"):
+        numbers |= adam.numbers(b1, b2, 1e-8 if eps is None else eps)
 
     def chain(numbers: Mapping[str, Any]) -> optax.GradientTransformationExtraArgs:
-        links = [direction]
+        links = [_direction(name, numbers, eps, eps_form, moment_dtype)]
         if "clip_norm" in numbers:
             links.insert(0, optax.clip_by_global_norm(numbers["clip_norm"]))
         if "weight_decay" in numbers:
@@ -166,27 +167,25 @@ def decayed(params: Any) -> Any:
 
 def _direction(
     name: str,
-    b1: float,
-    b2: float,
+    numbers: Mapping[str, Any],
     eps: float | None,
     eps_form: str,
     moment_dtype: str,
 ) -> optax.GradientTransformation:
-    if eps_form not in ("optax", "tensorflow"):
-        raise UserError(f"eps_form is {eps_form!r}; known: optax, tensorflow")
-    if name in ("adam", "adamw"):
-        floor = 1e-8 if eps is None else eps
-        return scale_by_adam(b1, b2, floor, eps_form, moment_dtype)
     if name == "adafactor":
         # optax ends its adafactor with a change of sign; ours comes with the rate.
         floor = 1e-30 if eps is None else eps
         return optax.chain(optax.adafactor(None, eps=floor), optax.scale(-1.0))
     if name == "sgd":
         return optax.identity()
-    raise UserError(f"optimizer {name!r}; known: adafactor, adam, adamw, sgd")
+    return adam.adam_of(numbers, eps_form, moment_dtype)
 
 
-def _check_moments(name: str, moment_dtype: str) -> None:
+def _check(name: str, eps_form: str, moment_dtype: str) -> None:
+    if eps_form not in ("optax", "tensorflow"):
+        raise UserError(f"eps_form is {eps_form!r}; known: optax, tensorflow")
+    if name not in ("adafactor", "adam", "adamw", "sgd"):
+        raise UserError(f"optimizer {name!r}; known: adafactor, adam, adamw, sgd")
     if moment_dtype not in MOMENTS:
         raise UserError(
             f"moment_dtype is {moment_dtype!r}; known: {', '.join(MOMENTS)}"

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlhf_jax import metrics, types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.reduction import Support, support
 
 
@@ -250,26 +250,33 @@ def row_means(found: dict[str, Array], where: Support) -> dict[str, Any]:
     }
 
 
-def positive(name: str, value: float) -> float:
+def positive(name: str, value: Number) -> Number:
     """A hyper-parameter that must be above 0.
+
+    An array, the argument of a compiled step, is not looked into: it was checked as
+    the number that it was made from.
 
     Raises:
       UserError: it is not.
     """
-    if not value > 0:
+    if _known(value) and not value > 0:
         raise UserError(f"{name} must be above 0, got {value}")
     return value
 
 
-def probability(name: str, value: float, below: float = 0.5) -> float:
+def probability(name: str, value: Number, below: float = 0.5) -> Number:
     """A hyper-parameter in [0, below).
 
     Raises:
       UserError: it is not.
     """
-    if not 0 <= value < below:
+    if _known(value) and not 0 <= value < below:
         raise UserError(f"{name} must be in [0, {below}), got {value}")
     return value
+
+
+def _known(value: Number) -> bool:
+    return not isinstance(value, jax.Array)
 
 
 def log_ratios(

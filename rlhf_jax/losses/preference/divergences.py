@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax.losses.combine import Number
 from rlhf_jax.losses.preference.batches import positive
 
 LARGEST_EXPONENT = 80.0
@@ -46,7 +47,7 @@ def f_dpo_loss(
     ref_rejected: Float[Array, "B"],
     *,
     derivative: Callable[[Array], Array] = jensen_shannon,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`-log sigmoid(beta (f'(u_w) - f'(u_l)))`.
 

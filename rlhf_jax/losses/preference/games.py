@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from rlhf_jax import types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.preference import separate, terms
 from rlhf_jax.losses.preference.batches import (
     PreferenceBatch,
@@ -42,7 +42,7 @@ def nash_md_loss(
     reference: Float[Array, "B"],
     win_probability: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`(beta (log pi - log mu) - (P - 1/2)) log pi`, the bracket without gradient.
 
@@ -65,7 +65,7 @@ def nash_md_per_token_loss(
     mask: Bool[Array, "B T"],
     win_probability: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """TRL's form: `beta sum_t (log pi_t - log mu_t) log pi_t - (P - 1/2) log pi`.
 
@@ -106,7 +106,7 @@ def win_probabilities(batch: PreferenceBatch, name: str) -> Array:
     return batch.win_probability
 
 
-def sppo(beta: float = 1e-3) -> LossTerm:
+def sppo(beta: Number = 1e-3) -> LossTerm:
     """SPPO, `separate.sppo_loss` with the win probabilities of the batch.
 
     A tie with its one half counts too: the term goes with `support=everyone`.
@@ -127,7 +127,7 @@ def sppo(beta: float = 1e-3) -> LossTerm:
     return values
 
 
-def nash_md(beta: float = 0.1) -> LossTerm:
+def nash_md(beta: Number = 0.1) -> LossTerm:
     """`nash_md_loss` of the first response, which must be a sample of the policy.
 
     The second one is the opponent's; a response that ties with it counts too, so the

@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax
 from jaxtyping import Array, Float
 
+from rlhf_jax.losses.combine import Number
 from rlhf_jax.losses.preference.pairwise import dpo_loss, margins
 
 
@@ -19,7 +20,7 @@ def normalized_dpo_loss(
     chosen_lengths: Float[Array, "B"],
     rejected_lengths: Float[Array, "B"],
     *,
-    beta: float = 5.0,
+    beta: Number = 5.0,
 ) -> Float[Array, "B"]:
     """`-log sigmoid(beta (h_w/|w| - h_l/|l|))` (Lambert et al. 2024, Tulu 3, eq. 6)."""
     return dpo_loss(
@@ -39,7 +40,7 @@ def length_penalized_dpo_loss(
     chosen_lengths: Float[Array, "B"],
     rejected_lengths: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
     alpha: float = 0.01,
 ) -> Float[Array, "B"]:
     """R-DPO: `-log sigmoid(m + alpha (|w| - |l|))` (Park et al. 2024, eq. 9).
@@ -59,7 +60,7 @@ def rpo_loss(
     ref_rejected: Float[Array, "B"],
     chosen_lengths: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
     alpha: float = 1.0,
 ) -> Float[Array, "B"]:
     """RPO: DPO with likelihood, `dpo - alpha log policy(w)/|w|` (Pang et al. 2024).

@@ -7,12 +7,11 @@ log-probs float[B], the result float[B].
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax.losses.combine import Number
 from rlhf_jax.losses.preference.batches import positive, probability
 
 
@@ -32,7 +31,7 @@ def dpo_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`-log sigmoid(m)` (Rafailov et al. 2023, eq. 7); log 2 at the reference."""
     m = beta * margins(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
@@ -45,8 +44,8 @@ def cdpo_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
-    label_smoothing: float = 0.1,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.1,
 ) -> Float[Array, "B"]:
     """Conservative DPO: `-(1 - e) log sigmoid(m) - e log sigmoid(-m)` (Mitchell 2023).
 
@@ -56,7 +55,7 @@ def cdpo_loss(
     return smoothed(m, label_smoothing)
 
 
-def smoothed(m: Float[Array, "B"], label_smoothing: float) -> Float[Array, "B"]:
+def smoothed(m: Float[Array, "B"], label_smoothing: Number) -> Float[Array, "B"]:
     """`(1 - e) softplus(-m) + e softplus(m)`."""
     e = probability("label_smoothing", label_smoothing)
     return (1 - e) * jax.nn.softplus(-m) + e * jax.nn.softplus(m)
@@ -68,8 +67,8 @@ def robust_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
-    label_smoothing: float = 0.1,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.1,
 ) -> Float[Array, "B"]:
     """Robust DPO: `(-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e)`.
 
@@ -87,7 +86,7 @@ def ipo_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    tau: float = 0.1,
+    tau: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`(h_w - h_l - 1/(2 tau))^2` (Azar et al. 2023, eq. 17); sums over tokens.
 
@@ -105,7 +104,7 @@ def ipo_per_token_loss(
     chosen_lengths: Float[Array, "B"],
     rejected_lengths: Float[Array, "B"],
     *,
-    tau: float = 0.1,
+    tau: Number = 0.1,
 ) -> Float[Array, "B"]:
     """IPO with every log-prob averaged over its tokens, as TRL computes `ipo`."""
     return ipo_loss(
@@ -123,7 +122,7 @@ def hinge_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`max(0, 1 - m)`: SLiC's margin loss on log-ratios, as TRL's `hinge`."""
     m = beta * margins(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
@@ -154,8 +153,8 @@ def exo_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
-    label_smoothing: float = 1e-3,
+    beta: Number = 0.1,
+    label_smoothing: Number = 1e-3,
 ) -> Float[Array, "B"]:
     """Pairwise EXO, the reverse KL of the two-way choice (Ji et al. 2024, eq. 16).
 
@@ -164,8 +163,8 @@ def exo_loss(
     """
     e = probability("label_smoothing", positive("label_smoothing", label_smoothing))
     m = beta * margins(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    kept = jax.nn.sigmoid(m) * (jax.nn.log_sigmoid(m) - math.log1p(-e))
-    flipped = jax.nn.sigmoid(-m) * (jax.nn.log_sigmoid(-m) - math.log(e))
+    kept = jax.nn.sigmoid(m) * (jax.nn.log_sigmoid(m) - jnp.log1p(-e))
+    flipped = jax.nn.sigmoid(-m) * (jax.nn.log_sigmoid(-m) - jnp.log(e))
     return kept + flipped
 
 
@@ -175,8 +174,8 @@ def discopop_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.05,
-    tau: float = 0.05,
+    beta: Number = 0.05,
+    tau: Number = 0.05,
 ) -> Float[Array, "B"]:
     """DiscoPOP's log-ratio modulated loss (Lu et al. 2024, eq. 5).
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from rlhf_jax import metrics, types
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses import orderings
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.preference.batches import (
     PreferenceBatch,
     PreferenceOutputs,
@@ -26,7 +26,7 @@ def plackett_luce_dpo_loss(
     reference: Float[Array, "B K"],
     ranks: Int[Array, "B K"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """`-sum_k log( e^{beta h_k} / sum_{j at or below k} e^{beta h_j} )`.
 
@@ -45,7 +45,7 @@ def plackett_luce_dpo_loss(
     return orderings.negative_log_likelihood(rewards, ranks, margin)
 
 
-def plackett_luce_dpo(beta: float = 0.1) -> LossTerm:
+def plackett_luce_dpo(beta: Number = 0.1) -> LossTerm:
     """`plackett_luce_dpo_loss` as a term on a `PreferenceBatch` of any K.
 
     Reports `preference/accuracy` and `preference/margin` over all untied pairs of a

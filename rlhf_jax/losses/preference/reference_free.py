@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.preference.batches import (
     Pairs,
     pair_term,
@@ -66,9 +66,9 @@ def simpo_loss(
     chosen_lengths: Float[Array, "B"],
     rejected_lengths: Float[Array, "B"],
     *,
-    beta: float = 2.0,
+    beta: Number = 2.0,
     gamma: float = 1.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
 ) -> Float[Array, "B"]:
     """SimPO, `-log s(beta log p_w/|w| - beta log p_l/|l| - gamma)` (Meng et al. 2024).
 
@@ -86,9 +86,9 @@ def cpo_loss(
     policy_rejected: Float[Array, "B"],
     chosen_lengths: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
     alpha: float = 1.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: Number = 0.0,
 ) -> Float[Array, "B"]:
     """CPO, `-log s(beta (log p_w - log p_l)) - alpha log p_w/|w|` (Xu et al. 2024).
 
@@ -137,7 +137,7 @@ def orpo(lam: float = 0.1) -> LossTerm:
 
 
 def simpo(
-    beta: float = 2.0, gamma: float = 1.0, label_smoothing: float = 0.0
+    beta: Number = 2.0, gamma: float = 1.0, label_smoothing: Number = 0.0
 ) -> LossTerm:
     """SimPO, `simpo_loss`; rewards are `beta log p / |y|`."""
     positive("beta", beta)
@@ -152,7 +152,7 @@ def simpo(
 
 
 def cpo(
-    beta: float = 0.1, alpha: float = 1.0, label_smoothing: float = 0.0
+    beta: Number = 0.1, alpha: float = 1.0, label_smoothing: Number = 0.0
 ) -> LossTerm:
     """CPO, `cpo_loss`; rewards are `beta log p`. Also
     `preference/chosen_nll`."""
@@ -193,12 +193,12 @@ def nll_per_token(pairs: Pairs) -> dict[str, Array]:
     return {"preference/chosen_nll": -pairs.policy_chosen / pairs.chosen_lengths}
 
 
-def _policy(beta: float) -> Callable[[Pairs], tuple[Array, Array]]:
+def _policy(beta: Number) -> Callable[[Pairs], tuple[Array, Array]]:
     """Implicit rewards `beta log p` of methods without reference."""
     return lambda pairs: (beta * pairs.policy_chosen, beta * pairs.policy_rejected)
 
 
-def _per_token(scale: float) -> Callable[[Pairs], tuple[Array, Array]]:
+def _per_token(scale: Number) -> Callable[[Pairs], tuple[Array, Array]]:
     """Implicit rewards `scale log p / |y|`."""
 
     def rewards(pairs: Pairs) -> tuple[Array, Array]:

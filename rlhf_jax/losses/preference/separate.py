@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlhf_jax.losses.combine import Number
+
 
 def nca_loss(
     policy_chosen: Float[Array, "B"],
@@ -16,7 +18,7 @@ def nca_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """Pairwise NCA (Chen et al. 2024, eq. 14 for K = 2).
 
@@ -35,7 +37,7 @@ def apo_zero_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """APO-zero, `s(-beta h_w) + s(beta h_l)` (D'Oosterlinck et al. 2024, eq. 7).
 
@@ -52,7 +54,7 @@ def apo_down_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """APO-down, `s(beta h_w) + s(-beta (h_w - h_l))` (the same paper, eq. 8).
 
@@ -72,7 +74,7 @@ def sppo_loss(
     *,
     chosen_wins: float | Float[Array, "B"] = 1.0,
     rejected_wins: float | Float[Array, "B"] = 0.0,
-    beta: float = 1e-3,
+    beta: Number = 1e-3,
 ) -> Float[Array, "B"]:
     """SPPO, `(h_w - (P_w - 1/2) / beta)^2 + (h_l - (P_l - 1/2) / beta)^2`.
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import jax
 
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.preference import (
     divergences,
     lengths,
@@ -35,7 +35,7 @@ from rlhf_jax.losses.preference.reference_free import nll_per_token
 Array = jax.Array
 
 
-def scaled(beta: float) -> Callable[[Pairs], tuple[Array, Array]]:
+def scaled(beta: Number) -> Callable[[Pairs], tuple[Array, Array]]:
     """Implicit rewards `beta h`."""
 
     def rewards(pairs: Pairs) -> tuple[Array, Array]:
@@ -45,7 +45,7 @@ def scaled(beta: float) -> Callable[[Pairs], tuple[Array, Array]]:
     return rewards
 
 
-def dpo(beta: float = 0.1) -> LossTerm:
+def dpo(beta: Number = 0.1) -> LossTerm:
     """Direct preference optimization, `pairwise.dpo_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -53,7 +53,7 @@ def dpo(beta: float = 0.1) -> LossTerm:
     )
 
 
-def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
+def cdpo(beta: Number = 0.1, label_smoothing: Number = 0.1) -> LossTerm:
     """Conservative DPO, `pairwise.cdpo_loss`."""
     positive("beta", beta)
     e = probability("label_smoothing", label_smoothing)
@@ -64,7 +64,7 @@ def cdpo(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
     )
 
 
-def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
+def robust(beta: Number = 0.1, label_smoothing: Number = 0.1) -> LossTerm:
     """Robust DPO, `pairwise.robust_loss`."""
     positive("beta", beta)
     e = probability("label_smoothing", label_smoothing)
@@ -75,7 +75,7 @@ def robust(beta: float = 0.1, label_smoothing: float = 0.1) -> LossTerm:
     )
 
 
-def ipo(tau: float = 0.1) -> LossTerm:
+def ipo(tau: Number = 0.1) -> LossTerm:
     """Identity preference optimization, `pairwise.ipo_loss`; rewards are `tau h`."""
     positive("tau", tau)
     return pair_term(
@@ -83,7 +83,7 @@ def ipo(tau: float = 0.1) -> LossTerm:
     )
 
 
-def ipo_per_token(tau: float = 0.1) -> LossTerm:
+def ipo_per_token(tau: Number = 0.1) -> LossTerm:
     """IPO on token averages, `pairwise.ipo_per_token_loss` (TRL's `ipo`); rewards are
     `tau h / |y|`."""
     positive("tau", tau)
@@ -94,7 +94,7 @@ def ipo_per_token(tau: float = 0.1) -> LossTerm:
     )
 
 
-def hinge(beta: float = 0.1) -> LossTerm:
+def hinge(beta: Number = 0.1) -> LossTerm:
     """Margin loss on log-ratios, `pairwise.hinge_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -110,7 +110,7 @@ def rso(gamma: float = 0.05) -> LossTerm:
     )
 
 
-def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> LossTerm:
+def exo(beta: Number = 0.1, label_smoothing: Number = 1e-3) -> LossTerm:
     """Pairwise EXO, `pairwise.exo_loss`."""
     positive("beta", beta)
     e = probability("label_smoothing", positive("label_smoothing", label_smoothing))
@@ -121,7 +121,7 @@ def exo(beta: float = 0.1, label_smoothing: float = 1e-3) -> LossTerm:
     )
 
 
-def discopop(beta: float = 0.05, tau: float = 0.05) -> LossTerm:
+def discopop(beta: Number = 0.05, tau: Number = 0.05) -> LossTerm:
     """DiscoPOP, `pairwise.discopop_loss`."""
     positive("beta", beta)
     probability("tau", positive("tau", tau), below=1 + 1e-9)
@@ -132,7 +132,7 @@ def discopop(beta: float = 0.05, tau: float = 0.05) -> LossTerm:
     )
 
 
-def normalized_dpo(beta: float = 5.0) -> LossTerm:
+def normalized_dpo(beta: Number = 5.0) -> LossTerm:
     """DPO on token averages, `lengths.normalized_dpo_loss`; rewards `beta h / |y|`."""
     positive("beta", beta)
     return pair_term(
@@ -142,7 +142,7 @@ def normalized_dpo(beta: float = 5.0) -> LossTerm:
     )
 
 
-def length_penalized_dpo(beta: float = 0.1, alpha: float = 0.01) -> LossTerm:
+def length_penalized_dpo(beta: Number = 0.1, alpha: float = 0.01) -> LossTerm:
     """R-DPO, `lengths.length_penalized_dpo_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -154,7 +154,7 @@ def length_penalized_dpo(beta: float = 0.1, alpha: float = 0.01) -> LossTerm:
     )
 
 
-def rpo(beta: float = 0.1, alpha: float = 1.0) -> LossTerm:
+def rpo(beta: Number = 0.1, alpha: float = 1.0) -> LossTerm:
     """DPO with likelihood, `lengths.rpo_loss`; also `preference/chosen_nll`."""
     positive("beta", beta)
     return pair_term(
@@ -168,7 +168,8 @@ def rpo(beta: float = 0.1, alpha: float = 1.0) -> LossTerm:
 
 
 def f_dpo(
-    derivative: Callable[[Array], Array] = divergences.jensen_shannon, beta: float = 0.1
+    derivative: Callable[[Array], Array] = divergences.jensen_shannon,
+    beta: Number = 0.1,
 ) -> LossTerm:
     """f-DPO, `divergences.f_dpo_loss`; rewards are `beta f'(u)`."""
     positive("beta", beta)
@@ -184,22 +185,22 @@ def f_dpo(
     )
 
 
-def forward_kl_dpo(beta: float = 0.1) -> LossTerm:
+def forward_kl_dpo(beta: Number = 0.1) -> LossTerm:
     """f-DPO with KL(reference || policy), `divergences.forward_kl`."""
     return f_dpo(divergences.forward_kl, beta)
 
 
-def jensen_shannon_dpo(beta: float = 0.1) -> LossTerm:
+def jensen_shannon_dpo(beta: Number = 0.1) -> LossTerm:
     """f-DPO with the Jensen-Shannon divergence, `divergences.jensen_shannon`."""
     return f_dpo(divergences.jensen_shannon, beta)
 
 
-def alpha_dpo(alpha: float = 0.5, beta: float = 0.1) -> LossTerm:
+def alpha_dpo(alpha: float = 0.5, beta: Number = 0.1) -> LossTerm:
     """f-DPO with an alpha divergence, `divergences.alpha_divergence`."""
     return f_dpo(divergences.alpha_divergence(alpha), beta)
 
 
-def nca(beta: float = 0.1) -> LossTerm:
+def nca(beta: Number = 0.1) -> LossTerm:
     """Pairwise NCA, `separate.nca_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -207,7 +208,7 @@ def nca(beta: float = 0.1) -> LossTerm:
     )
 
 
-def apo_zero(beta: float = 0.1) -> LossTerm:
+def apo_zero(beta: Number = 0.1) -> LossTerm:
     """APO-zero, `separate.apo_zero_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -217,7 +218,7 @@ def apo_zero(beta: float = 0.1) -> LossTerm:
     )
 
 
-def apo_down(beta: float = 0.1) -> LossTerm:
+def apo_down(beta: Number = 0.1) -> LossTerm:
     """APO-down, `separate.apo_down_loss`."""
     positive("beta", beta)
     return pair_term(
@@ -227,7 +228,7 @@ def apo_down(beta: float = 0.1) -> LossTerm:
     )
 
 
-def sppo_hard(beta: float = 1e-3) -> LossTerm:
+def sppo_hard(beta: Number = 1e-3) -> LossTerm:
     """SPPO that takes the chosen response to win always, the rejected one never."""
     positive("beta", beta)
     return pair_term(
@@ -237,7 +238,7 @@ def sppo_hard(beta: float = 1e-3) -> LossTerm:
     )
 
 
-def _normalized(scale: float) -> Callable[[Pairs], tuple[Array, Array]]:
+def _normalized(scale: Number) -> Callable[[Pairs], tuple[Array, Array]]:
     """Implicit rewards `scale h / |y|`."""
 
     def rewards(pairs: Pairs) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from rlhf_jax import types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm
+from rlhf_jax.losses.combine import LossTerm, Number
 from rlhf_jax.losses.preference.batches import (
     Pairs,
     PreferenceBatch,
@@ -43,8 +43,8 @@ def aot_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.0,
 ) -> Float[Array, "B"]:
     """Paired AOT: `log p_w - log p_l` of the policy against that of the reference.
 
@@ -61,8 +61,8 @@ def aot_unpaired_loss(
     ref_chosen: Float[Array, "B"],
     ref_rejected: Float[Array, "B"],
     *,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    beta: Number = 0.1,
+    label_smoothing: Number = 0.0,
 ) -> Float[Array, "B"]:
     """Unpaired AOT: `h` of the chosen responses against `h` of the rejected ones.
 
@@ -119,17 +119,17 @@ def aot_unpaired_matching(batch: PreferenceBatch) -> Matching:
     return Matching(_level(chosen, where), _level(rejected, where))
 
 
-def aot(beta: float = 0.1, label_smoothing: float = 0.0) -> LossTerm:
+def aot(beta: Number = 0.1, label_smoothing: Number = 0.0) -> LossTerm:
     """`aot_loss` as a term, with `prepare=aot_matching`; metrics of `dpo`."""
     return _term("aot", beta, label_smoothing, _paired)
 
 
-def aot_unpaired(beta: float = 0.1, label_smoothing: float = 0.0) -> LossTerm:
+def aot_unpaired(beta: Number = 0.1, label_smoothing: Number = 0.0) -> LossTerm:
     """`aot_unpaired_loss` as a term, with `prepare=aot_unpaired_matching`."""
     return _term("aot_unpaired", beta, label_smoothing, _unpaired)
 
 
-def _term(name: str, beta: float, label_smoothing: float, cost: Any) -> LossTerm:
+def _term(name: str, beta: Number, label_smoothing: Number, cost: Any) -> LossTerm:
     positive("beta", beta)
     probability("label_smoothing", label_smoothing)
 
@@ -175,7 +175,7 @@ def _unpaired(pairs: Pairs, before: Pairs, matching: Matching, loss: Any) -> Arr
     return value + other - jax.lax.stop_gradient(other)
 
 
-def _smoothed_table(m: Array, e: float) -> Array:
+def _smoothed_table(m: Array, e: Number) -> Array:
     return (1 - e) * jax.nn.softplus(-m) + e * jax.nn.softplus(m)
 
 

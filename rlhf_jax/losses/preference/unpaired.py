@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from rlhf_jax import metrics, types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm, Preparation
+from rlhf_jax.losses.combine import LossTerm, Number, Preparation
 from rlhf_jax.losses.preference.batches import (
     LabelBatch,
     PreferenceOutputs,
@@ -34,7 +34,7 @@ def kto_loss(
     labels: Bool[Array, "B"],
     reference_point: Float[Array, ""],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Float[Array, "B"]:
@@ -113,7 +113,7 @@ def bco_loss(
     labels: Bool[Array, "B"],
     delta: Float[Array, ""],
     *,
-    beta: float = 0.1,
+    beta: Number = 0.1,
 ) -> Float[Array, "B"]:
     """BCO, binary classification of responses by reward (Jung et al. 2024, eq. 8).
 
@@ -138,7 +138,7 @@ class RunningMean(NamedTuple):
     count: Array
 
 
-def running_mean(beta: float = 0.1) -> Preparation:
+def running_mean(beta: Number = 0.1) -> Preparation:
     """BCO's delta: the mean of `beta h` over all rows of all minibatches so far.
 
     The minibatch at hand is included, as in TRL. Its state is part of the loss's, and
@@ -173,7 +173,7 @@ def running_mean(beta: float = 0.1) -> Preparation:
 
 
 def kto(
-    beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    beta: Number = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> LossTerm:
     """`kto_loss` as a term on a `LabelBatch`, with `prepare=reference_point`.
 
@@ -201,7 +201,7 @@ def kto(
     return values
 
 
-def bco(beta: float = 0.1) -> LossTerm:
+def bco(beta: Number = 0.1) -> LossTerm:
     """`bco_loss` as a term on a `LabelBatch`, with `prepare=running_mean(beta)`.
 
     Reports `preference/chosen_reward` and `preference/rejected_reward`, the means of

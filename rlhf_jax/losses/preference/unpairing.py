@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from rlhf_jax import types
 from rlhf_jax.errors import UserError
-from rlhf_jax.losses.combine import LossTerm, Preparation
+from rlhf_jax.losses.combine import LossTerm, Number, Preparation
 from rlhf_jax.losses.preference import unpaired
 from rlhf_jax.losses.preference.batches import (
     LabelBatch,
@@ -53,14 +53,14 @@ def labels_of_pairs(batch: PreferenceBatch) -> LabelBatch:
 
 
 def kto_pairs(
-    beta: float = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+    beta: Number = 0.1, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
 ) -> LossTerm:
     """`unpaired.kto` on a `PreferenceBatch` with `prepare=pairs_reference_point`."""
     term = unpaired.kto(beta, desirable_weight, undesirable_weight)
     return _on_pairs("kto_pairs", "pairs_reference_point", term)
 
 
-def bco_pairs(beta: float = 0.1) -> LossTerm:
+def bco_pairs(beta: Number = 0.1) -> LossTerm:
     """`unpaired.bco` on a `PreferenceBatch` with `prepare=pairs_running_mean(beta)`.
 
     TRL's `bco_pair` is twice that: it adds the two responses' losses.
@@ -78,7 +78,7 @@ def pairs_reference_point(batch: PreferenceBatch) -> Float[Array, ""]:
     return unpaired.reference_point(labels_of_pairs(batch))
 
 
-def pairs_running_mean(beta: float = 0.1) -> Preparation:
+def pairs_running_mean(beta: Number = 0.1) -> Preparation:
     """`unpaired.running_mean` over both responses of all pairs."""
     inner = unpaired.running_mean(beta)
 
