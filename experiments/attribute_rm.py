@@ -15,7 +15,7 @@ Variants: none; `tiny`, a few steps.
 
 from ml_collections import ConfigDict, config_dict
 
-from rlhf_jax.build import defaults, preference_sections, sections
+from rlhf_jax.build.configs import defaults, preference_sections, sections
 
 VARIANTS = ("tiny",)
 

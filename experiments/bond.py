@@ -18,7 +18,7 @@ Result: `best/done.json` has the win rate of best-of-n near n / (n + 1) and its 
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, preference_sections, sections
 
 BEST_OF = 16
 VARIANTS = ("bonbon", "tiny")

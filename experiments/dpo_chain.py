@@ -13,7 +13,7 @@ Result: gold up by at least half a standard deviation of gold under SFT (measure
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, preference_sections, sections
 
 VARIANTS = ("tiny",)
 

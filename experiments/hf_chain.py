@@ -23,7 +23,7 @@ adapters; this full-scale form has not been run here.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build.configs import defaults, sections
 
 VARIANTS = ("real", "tiny")
 

@@ -29,8 +29,8 @@ reference log-probs (this full-scale form has not been run here); `tiny`, a few 
 
 from ml_collections import ConfigDict, config_dict
 
-from rlhf_jax.build import defaults
-from rlhf_jax.build import preference_sections as sections
+from rlhf_jax.build.configs import defaults
+from rlhf_jax.build.configs import preference_sections as sections
 
 VARIANTS = ("real", "tiny")
 

@@ -16,7 +16,7 @@ online against it, the iterated collection of Bai et al. 2022 (arXiv:2204.05862)
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, preference_sections, sections
 
 ROUNDS = 2
 VARIANTS = ("tiny", "rm", "rm+tiny")

@@ -15,7 +15,7 @@ Result: (2026-11-26, seed 0; 95 % intervals) length bias of `rm` 0.69 (0.66 to 0
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, sections
 
 VARIANTS = ("tiny",)
 

@@ -22,7 +22,7 @@ batch 256, rate 3e-6 linear, gradient norm 1, one epoch of 61,000 comparisons.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import architectures, defaults, sections
+from rlhf_jax.build.configs import architectures, defaults, sections
 
 VARIANTS = ("", "tiny")
 

@@ -13,7 +13,7 @@ Result: e64: total variation to Nash-MD's own fixed point below 0.05 (measured w
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, preference_sections, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, preference_sections, sections
 
 VARIANTS = ("e64", "tiny")
 MIXTURE = 0.125  # the paper's best

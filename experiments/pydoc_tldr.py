@@ -20,7 +20,7 @@ what matters first. Summary lines that are too long are cut and then have no end
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build.configs import defaults, sections
 
 VARIANTS = ("tiny",)
 

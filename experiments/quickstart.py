@@ -11,7 +11,7 @@ Result: gold(ppo) - gold(sft) of at least half a standard deviation of gold unde
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, key_lm_chain, sections
+from rlhf_jax.build.configs import defaults, key_lm_chain, sections
 
 VARIANTS = ("tiny",)
 

@@ -21,7 +21,7 @@ and 1,024 response tokens, 15 passes over 17,000 problems. No critic, no reward 
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import architectures, defaults, sections
+from rlhf_jax.build.configs import architectures, defaults, sections
 
 VARIANTS = ("", "tiny")
 

@@ -27,7 +27,7 @@ tokens without the rule that cuts them at the first full stop after token 16 and
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build.configs import defaults, sections
 
 VARIANTS = ("tiny",)
 

@@ -38,7 +38,7 @@ the other half a second one, which takes gold's place in the table; and by
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import architectures, defaults, sections
+from rlhf_jax.build.configs import architectures, defaults, sections
 
 MICROBATCHES = {"1b": 1, "2.8b": 4, "6.9b": 8}
 EXTRAS = ("", "+gold", "+reward_index", "+gold+reward_index")

@@ -30,7 +30,7 @@ the demonstrations to mean 0.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import architectures, defaults, sections
+from rlhf_jax.build.configs import architectures, defaults, sections
 
 VARIANTS = (*architectures.PYTHIA, "tiny")
 

@@ -29,7 +29,7 @@ token, at most 53 tokens.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import architectures, defaults, sections
+from rlhf_jax.build.configs import architectures, defaults, sections
 
 VARIANTS = (*architectures.PYTHIA, "tiny")
 

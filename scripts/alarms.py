@@ -18,8 +18,10 @@ import time
 
 import numpy as np
 
-from rlhf_jax.build import defaults, experiment, runtime, sections
-from rlhf_jax.build.programs import Programs
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.runs import runtime
+from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.studies import rm_report, runs
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -71,7 +71,7 @@ def main() -> int:
         print(rows[-1], flush=True)
     if options.write:
         sys.path.insert(0, str(ROOT))
-        from rlhf_jax.build import combinations
+        from rlhf_jax.build.configs import combinations
 
         page = replaced(PAGE.read_text(), "ends", "\n".join([HEAD, *rows]))
         PAGE.write_text(replaced(page, "refused", combinations.table()))

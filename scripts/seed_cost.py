@@ -25,7 +25,9 @@ import time
 import ml_collections
 import numpy as np
 
-from rlhf_jax.build import ablating, experiment, loading, studying
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import ablating, studying
+from rlhf_jax.build.configs import loading
 
 STUDY = pathlib.Path(__file__).parents[1] / "experiments" / "ablations" / "ppo_terms.py"
 CELL = "KL penalty"

@@ -26,8 +26,9 @@ from rlhf_jax import (  # noqa: E402
     sharding,
 )
 from rlhf_jax.algorithms import preference_scoring  # noqa: E402
-from rlhf_jax.build import defaults, models, placing  # noqa: E402
-from rlhf_jax.build.section import Section  # noqa: E402
+from rlhf_jax.build.configs import defaults
+from rlhf_jax.build.configs.section import Section  # noqa: E402
+from rlhf_jax.build.runs import models, placing
 from rlhf_jax.losses import preference  # noqa: E402
 from rlhf_jax.placement import one_device  # noqa: E402
 from rlhf_jax.types import (  # noqa: E402

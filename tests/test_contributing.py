@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses, types
-from rlhf_jax.build import exact_worlds, experiment
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import exact_worlds
 
 PAGE = Path(__file__).parents[1] / "CONTRIBUTING.md"
 

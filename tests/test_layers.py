@@ -149,7 +149,10 @@ def test_a_wrong_import_is_noticed(path, source):
         ("losses/policy.py", "from rlhf_jax.ops import kl\nimport jax"),
         ("training/checkpoint.py", "from orbax.checkpoint import v1 as ocp"),
         ("networks/layers.py", "from flax import linen as nn"),
-        ("build/ppo.py", "import ml_collections\nfrom rlhf_jax import algorithms"),
+        (
+            "build/stages/ppo.py",
+            "import ml_collections\nfrom rlhf_jax import algorithms",
+        ),
     ],
 )
 def test_a_right_import_passes(path, source):

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec, SingleDeviceSharding
 
 from rlhf_jax import networks, optimizers, placement, rng, sharding
-from rlhf_jax.build import placing
+from rlhf_jax.build.runs import placing
 from rlhf_jax.errors import UserError
 
 CASES = (

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from command_line import PROMPT, SMALL, TINY, lines, our_logits
 
-from rlhf_jax.build import opening
+from rlhf_jax.build.commands import opening
 from rlhf_jax.cli.main import main
 from rlhf_jax.training import checkpoint
 from rlhf_jax.training.writers import read_rows

@@ -9,7 +9,7 @@ Result: W/report.html; the findings stand in the README.
 
 from ml_collections import ConfigDict
 
-from rlhf_jax.build import defaults, sections
+from rlhf_jax.build.configs import defaults, sections
 
 VARIANTS = ("tiny",)
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from absl import logging
 
-from rlhf_jax.build import exact_worlds, experiment
-from rlhf_jax.build.programs import Programs
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import exact_worlds
+from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.studies import reproduction as rep
 
 SUITES = ("nightly", "release")

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from rlhf_jax.build import defaults, experiment, sections
-from rlhf_jax.build.programs import Programs
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.studies import reproduction as rep
 from rlhf_jax.worlds import key_lm
 

@@ -6,7 +6,7 @@ Hardware, time: 2 CPU cores; e64 under a minute, arith some minutes.
 Result: e64 ends at the fixed point of its own KL term, which is not the tilt.
 """
 
-from rlhf_jax.build import exact_worlds
+from rlhf_jax.build.configs import exact_worlds
 
 VARIANTS = ("e64", "arith")
 

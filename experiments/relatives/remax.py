@@ -6,7 +6,7 @@ Hardware, time: 2 CPU cores; e64 under a minute, arith some minutes.
 Result: e64 reaches the tilt: the baseline depends on the prompt alone.
 """
 
-from rlhf_jax.build import exact_worlds
+from rlhf_jax.build.configs import exact_worlds
 
 VARIANTS = ("e64", "arith")
 SHAPING = ("score_at_last_token", "kl_penalty")

@@ -10,24 +10,15 @@ import jax
 from absl import logging
 
 from rlhf_jax import __version__, algorithms, hosts, rng, rollout
-from rlhf_jax.build import (
-    claiming,
-    defaults,
-    enumerable_task,
-    finishing,
-    kinds,
-    models,
-    placing,
-    references,
-    shortcuts,
-    summarizing,
-    tasks,
-    timekeeping,
-)
-from rlhf_jax.build import seeds as seeding
-from rlhf_jax.build.context import Context, Stage
-from rlhf_jax.build.programs import Programs
-from rlhf_jax.build.section import Section
+from rlhf_jax.build import kinds
+from rlhf_jax.build.commands import summarizing
+from rlhf_jax.build.configs import defaults, references, shortcuts
+from rlhf_jax.build.configs import seeds as seeding
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.runs import claiming, finishing, models, placing, timekeeping
+from rlhf_jax.build.runs.context import Context, Stage
+from rlhf_jax.build.runs.programs import Programs
+from rlhf_jax.build.tasks import enumerable_task, tasks
 from rlhf_jax.errors import UserError
 from rlhf_jax.placement import Placement
 from rlhf_jax.training import retention, writers

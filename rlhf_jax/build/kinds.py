@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rlhf_jax.build import (
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.runs.context import Context, Stage
+from rlhf_jax.build.stages import (
     attributes,
     averaging,
     best_of,
@@ -13,13 +15,11 @@ from rlhf_jax.build import (
     online_preference,
     ppo,
     preference,
-    pydoc_summary,
     rm,
     sft,
     table,
 )
-from rlhf_jax.build.context import Context, Stage
-from rlhf_jax.build.section import Section
+from rlhf_jax.build.tasks import pydoc_summary
 
 KINDS: dict[str, Callable[[str, Section, Context], Stage]] = {
     "pretraining": sft.pretraining,

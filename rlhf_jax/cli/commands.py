@@ -29,7 +29,7 @@ def _train_arguments(parser: Parser) -> None:
 
 
 def _load(options: Options):  # noqa: ANN202 - ConfigDict, imported lazily
-    from rlhf_jax.build import loading
+    from rlhf_jax.build.configs import loading
 
     config = loading.load(options.config)
     loading.override(config, options.settings)
@@ -51,7 +51,8 @@ def _workdir(options: Options, seed: object) -> Path:
 
 def _train(options: Options) -> int:
     config = _load(options)
-    from rlhf_jax.build import claiming, experiment, runtime
+    from rlhf_jax.build import experiment
+    from rlhf_jax.build.runs import claiming, runtime
 
     workdir = _workdir(options, config.get("seed", 0))
     claiming.check_folder(workdir)
@@ -71,7 +72,8 @@ def _ablate_arguments(parser: Parser) -> None:
 
 def _ablate(options: Options) -> int:
     config = _load(options)
-    from rlhf_jax.build import ablating, runtime
+    from rlhf_jax.build.commands import ablating
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     return ablating.ablate(config, _workdir(options, None), options.pack == "vmap")
@@ -98,7 +100,8 @@ def _reproduce_arguments(parser: Parser) -> None:
 
 
 def _reproduce(options: Options) -> int:
-    from rlhf_jax.build import reproducing, runtime
+    from rlhf_jax.build.commands import reproducing
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     claims = Path(options.claims)
@@ -119,7 +122,9 @@ def _check_arguments(parser: Parser) -> None:
 
 def _check(options: Options) -> int:
     config = _load(options)
-    from rlhf_jax.build import checking, planning, runtime
+    from rlhf_jax.build.commands import checking
+    from rlhf_jax.build.plans import planning
+    from rlhf_jax.build.runs import runtime
     from rlhf_jax.planning import topology
 
     if options.topology is None:
@@ -161,7 +166,7 @@ def _digest_arguments(parser: Parser) -> None:
 
 def _digest(options: Options) -> int:
     from rlhf_jax import training
-    from rlhf_jax.build import runtime
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     workdir = Path(options.workdir)

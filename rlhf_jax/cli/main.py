@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rlhf_jax.build import joining, leaving
+from rlhf_jax.build.runs import joining, leaving
 from rlhf_jax.cli import commands
 from rlhf_jax.errors import UserError
 

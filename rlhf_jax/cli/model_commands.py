@@ -26,7 +26,8 @@ def _generate_arguments(parser: Parser) -> None:
 
 
 def _generate(options: Options) -> int:
-    from rlhf_jax.build import runtime, serving
+    from rlhf_jax.build.commands import serving
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     for record in serving.generate(options):
@@ -48,7 +49,8 @@ def _score_arguments(parser: Parser) -> None:
 
 
 def _score(options: Options) -> int:
-    from rlhf_jax.build import runtime, serving
+    from rlhf_jax.build.commands import serving
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     for record in serving.score(options):
@@ -99,7 +101,8 @@ def _rm_report(options: Options) -> int:
     noise = options.label_noise
     if noise is not None and not 0 <= noise < float("inf"):
         raise UserError(f"--label-noise={noise} must be a number from 0")
-    from rlhf_jax.build import rm_reporting, runtime
+    from rlhf_jax.build.commands import rm_reporting
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     print(rm_reporting.report(options))
@@ -112,7 +115,8 @@ def _export_arguments(parser: Parser) -> None:
 
 
 def _export(options: Options) -> int:
-    from rlhf_jax.build import exporting, runtime
+    from rlhf_jax.build.commands import exporting
+    from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
     print(exporting.export(Path(options.stage), Path(options.out)))

@@ -35,7 +35,9 @@ def _arguments(parser: Parser) -> None:
 
 
 def _plan(options: Options) -> int:
-    from rlhf_jax.build import loading, plan_advice, planning, runtime
+    from rlhf_jax.build.configs import loading
+    from rlhf_jax.build.plans import plan_advice, planning
+    from rlhf_jax.build.runs import runtime
     from rlhf_jax.planning import topology
 
     config = loading.load(options.config)

@@ -14,14 +14,9 @@ import ml_collections
 import pytest
 
 from rlhf_jax import training
-from rlhf_jax.build import (
-    ablating,
-    exact_worlds,
-    experiment,
-    loading,
-    sections,
-    studying,
-)
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import ablating, studying
+from rlhf_jax.build.configs import exact_worlds, loading, sections
 from rlhf_jax.errors import UserError
 
 STUDY = dict(
@@ -235,7 +230,7 @@ def _numbers(tree):
 
 def test_a_diverged_seed_of_a_pack_is_frozen_alone(tmp_path, monkeypatch):
     """One seed meets a NaN; it is recorded, the others end as without it."""
-    from rlhf_jax.build import ppo
+    from rlhf_jax.build.stages import ppo
 
     start = ppo._PPO.start
 

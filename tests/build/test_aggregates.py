@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from rlhf_jax.build import aggregates
+from rlhf_jax.build.objective import aggregates
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import Rollout, Scorer, Scores
 

@@ -2,7 +2,7 @@
 
 import json
 
-from rlhf_jax.build import alarming
+from rlhf_jax.build.stages import alarming
 
 
 def measured(step):

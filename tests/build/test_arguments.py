@@ -6,14 +6,11 @@ import pytest
 import trajectories
 
 from rlhf_jax import advantages, losses, rewards, training
-from rlhf_jax.build import (
-    ablating,
-    arguments,
-    exact_worlds,
-    experiment,
-    programs,
-    studying,
-)
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import ablating, studying
+from rlhf_jax.build.configs import exact_worlds
+from rlhf_jax.build.objective import arguments
+from rlhf_jax.build.runs import programs
 from rlhf_jax.studies import ablation
 
 CHANGES = (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.build import experiment, loading
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import loading
 from rlhf_jax.cli.main import main
 from rlhf_jax.data import tokenizer as tokenizers
 

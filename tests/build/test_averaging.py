@@ -7,8 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.build import defaults, experiment, opening, rm_reporting, sections
-from rlhf_jax.build.programs import Programs
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import opening, rm_reporting
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.errors import UserError
 from rlhf_jax.studies import report
 

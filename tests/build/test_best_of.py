@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax import rollout
-from rlhf_jax.build import best_of
-from rlhf_jax.build.best_of import Drawn
+from rlhf_jax.build.stages import best_of
+from rlhf_jax.build.stages.best_of import Drawn
 
 
 @pytest.mark.identity("C10", "C39")

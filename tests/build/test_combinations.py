@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rlhf_jax.build import combinations, exact_worlds
+from rlhf_jax.build.configs import combinations, exact_worlds
 from rlhf_jax.errors import UserError
 
 

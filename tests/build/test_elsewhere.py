@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.build import context as contexts
-from rlhf_jax.build import experiment, loading
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import loading
+from rlhf_jax.build.runs import context as contexts
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Stop
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax import networks, placement, rng
-from rlhf_jax.build import arith_task, context, enumerable_task, exact
-from rlhf_jax.build.section import Section
-from rlhf_jax.build.seeds import Seeds
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.configs.seeds import Seeds
+from rlhf_jax.build.runs import context
+from rlhf_jax.build.stages import exact
+from rlhf_jax.build.tasks import arith_task, enumerable_task
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import PromptBatch, Rollout
 from rlhf_jax.worlds import (

@@ -7,8 +7,8 @@ import pytest
 from command_line import inputs
 
 from rlhf_jax import data, networks, rng
-from rlhf_jax.build import exporting
-from rlhf_jax.build.opening import Opened
+from rlhf_jax.build.commands import exporting
+from rlhf_jax.build.commands.opening import Opened
 from rlhf_jax.data import tokenizer
 
 torch = pytest.importorskip("torch")

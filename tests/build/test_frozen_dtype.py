@@ -7,7 +7,10 @@ import pytest
 from command_line import QUICKSTART, inputs
 
 from rlhf_jax import networks, planning, rng
-from rlhf_jax.build import elsewhere, experiment, loading, opening
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import opening
+from rlhf_jax.build.configs import loading
+from rlhf_jax.build.runs import elsewhere
 from rlhf_jax.training.stopping import Stop
 
 pytestmark = pytest.mark.optimized

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rlhf_jax.build import joining
+from rlhf_jax.build.runs import joining
 from rlhf_jax.errors import UserError
 
 MEET = {

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict, config_dict
 
-from rlhf_jax.build import loading
+from rlhf_jax.build.configs import loading
 from rlhf_jax.errors import UserError
 
 

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from rlhf_jax.build import defaults, experiment, sections, sft
-from rlhf_jax.build.programs import Programs
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.runs.programs import Programs
+from rlhf_jax.build.stages import sft
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import stored_averages
 from rlhf_jax.training import checkpoint

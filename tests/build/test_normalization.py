@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax import rng
-from rlhf_jax.build import defaults, experiment, normalization, rm_measures, sections
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.stages import normalization, rm_measures
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import ModelInputs, RankingBatch

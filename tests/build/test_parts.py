@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data, losses
-from rlhf_jax.build import label, parts, rm_measures
-from rlhf_jax.build.section import Section
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.objective import parts
+from rlhf_jax.build.stages import label, rm_measures
 from rlhf_jax.errors import UserError
 
 

@@ -8,8 +8,9 @@ import types
 import jax
 import pytest
 
-from rlhf_jax.build import loading, plan_advice, planning, sections
-from rlhf_jax.build.context import Context
+from rlhf_jax.build.configs import loading, sections
+from rlhf_jax.build.plans import plan_advice, planning
+from rlhf_jax.build.runs.context import Context
 from rlhf_jax.errors import UserError
 from rlhf_jax.planning import compiling, devices, topology
 

@@ -16,8 +16,10 @@ pytest.importorskip("libtpu")
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from rlhf_jax import networks, planning, rng, sharding  # noqa: E402
-from rlhf_jax.build import checking, loading, planned  # noqa: E402
-from rlhf_jax.build import planning as building  # noqa: E402
+from rlhf_jax.build.commands import checking
+from rlhf_jax.build.configs import loading
+from rlhf_jax.build.plans import planned
+from rlhf_jax.build.plans import planning as building
 from rlhf_jax.errors import UserError  # noqa: E402
 from rlhf_jax.networks import kernels  # noqa: E402
 from rlhf_jax.placement import Placement  # noqa: E402

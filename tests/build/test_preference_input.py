@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_jax import networks, rng
-from rlhf_jax.build import shortcuts
+from rlhf_jax.build.configs import shortcuts
 from rlhf_jax.cli.main import main
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface

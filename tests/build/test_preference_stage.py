@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from rlhf_jax import types
-from rlhf_jax.build import experiment, loading, preference_cache, preference_data
-from rlhf_jax.build.preference_data import Source
-from rlhf_jax.build.preference_evaluation import label_measures
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import loading
+from rlhf_jax.build.stages import preference_cache, preference_data
+from rlhf_jax.build.stages.preference_data import Source
+from rlhf_jax.build.stages.preference_evaluation import label_measures
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Stop
 

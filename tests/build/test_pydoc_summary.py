@@ -3,9 +3,10 @@
 import pytest
 
 from rlhf_jax import data
-from rlhf_jax.build import label, pydoc_summary, tasks
-from rlhf_jax.build.section import Section
-from rlhf_jax.build.seeds import Seeds
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.configs.seeds import Seeds
+from rlhf_jax.build.stages import label
+from rlhf_jax.build.tasks import pydoc_summary, tasks
 
 
 def task():

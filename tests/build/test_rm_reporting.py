@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data
-from rlhf_jax.build import opening, rm_reporting
+from rlhf_jax.build.commands import opening, rm_reporting
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import Network, NetworkOutputs

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 PROCESS = """
-from rlhf_jax.build import runtime
+from rlhf_jax.build.runs import runtime
 
 runtime.prepare()
 import jax

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlhf_jax.build.section import Section, nearest
+from rlhf_jax.build.configs.section import Section, nearest
 from rlhf_jax.errors import UserError
 
 VALUES = dict(

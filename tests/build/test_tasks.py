@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data
-from rlhf_jax.build import sections, tasks, text_tasks
-from rlhf_jax.build.section import Section
-from rlhf_jax.build.seeds import Seeds
+from rlhf_jax.build.configs import sections
+from rlhf_jax.build.configs.section import Section
+from rlhf_jax.build.configs.seeds import Seeds
+from rlhf_jax.build.tasks import tasks, text_tasks
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import PromptBatch, Rollout

@@ -6,9 +6,10 @@ import types
 
 import pytest
 
-from rlhf_jax.build import experiment, timekeeping
-from rlhf_jax.build.context import Context, Stage
-from rlhf_jax.build.timekeeping import Timekeeper
+from rlhf_jax.build import experiment
+from rlhf_jax.build.runs import timekeeping
+from rlhf_jax.build.runs.context import Context, Stage
+from rlhf_jax.build.runs.timekeeping import Timekeeper
 from rlhf_jax.errors import UserError
 from rlhf_jax.training.stopping import Preempted
 from rlhf_jax.training.writers import Writer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlhf_jax.build.ppo_evaluation import traced
+from rlhf_jax.build.stages.ppo_evaluation import traced
 
 
 @pytest.mark.parametrize(

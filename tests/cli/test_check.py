@@ -9,7 +9,7 @@ import time
 import pytest
 from command_line import TINY, contents
 
-from rlhf_jax.build import checking
+from rlhf_jax.build.commands import checking
 
 EIGHT = "--xla_force_host_platform_device_count=8"
 ROWS = "--config.rm.batch_size=8"

@@ -9,7 +9,7 @@ from rlhf_jax.data import tokenizer
 
 EXPERIMENT = """
 from ml_collections import ConfigDict
-from rlhf_jax.build import defaults
+from rlhf_jax.build.configs import defaults
 
 def get_config():
     config = defaults.base()

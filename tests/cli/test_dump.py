@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from rlhf_jax.build import tracing
+from rlhf_jax.build.stages import tracing
 from rlhf_jax.studies import schema
 
 B, P, T = 8, 16, 10

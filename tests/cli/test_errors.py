@@ -8,7 +8,8 @@ import jax
 import pytest
 from command_line import TINY, contents
 
-from rlhf_jax.build import claiming, experiment
+from rlhf_jax.build import experiment
+from rlhf_jax.build.runs import claiming
 
 CONFIG = [
     ("ppo.kl_cof=0.1", "did you mean 'ppo.kl_coef'"),

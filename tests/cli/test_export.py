@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from command_line import PROMPT, TINY, contents, lines, our_logits
 
-from rlhf_jax.build import opening
+from rlhf_jax.build.commands import opening
 from rlhf_jax.cli.main import main
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rlhf_jax.build import checking
+from rlhf_jax.build.commands import checking
 from rlhf_jax.cli import commands, main
 
 

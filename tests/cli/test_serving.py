@@ -10,7 +10,7 @@ import pytest
 from command_line import PROMPT, inputs, lines, our_logits
 
 from rlhf_jax import networks, rng
-from rlhf_jax.build import opening
+from rlhf_jax.build.commands import opening
 
 
 def test_scores_are_those_of_the_run_with_gain_and_bias(command, finished_run, answers):
@@ -149,7 +149,7 @@ def test_a_real_process_prints_one_line_per_response(bare):
 
 
 def test_rows_beyond_one_batch_are_all_answered(bare, monkeypatch, command, tmp_path):
-    from rlhf_jax.build import serving
+    from rlhf_jax.build.commands import serving
 
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": [i]}) + "\n" for i in range(5)))

@@ -8,7 +8,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from rlhf_jax.build import experiment, loading
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import loading
 from rlhf_jax.training import digest, loop
 
 FAST = {

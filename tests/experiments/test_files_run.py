@@ -3,7 +3,8 @@
 import json
 import random
 
-from rlhf_jax.build import experiment, sections
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import sections
 from rlhf_jax.data import tokenizer as tokenizers
 
 LETTERS = "abcdefgh"

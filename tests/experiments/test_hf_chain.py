@@ -7,7 +7,8 @@ import torch
 import transformers
 from transformers import GPTNeoXConfig, LlamaConfig
 
-from rlhf_jax.build import experiment, exporting
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import exporting
 
 SHAPE = dict(
     hidden_size=16,

@@ -7,7 +7,8 @@ import torch
 import transformers
 from transformers import LlamaConfig
 
-from rlhf_jax.build import experiment, exporting
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import exporting
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.training import digest

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import relatives
 
-from rlhf_jax.build import combinations, experiment
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import combinations
 
 FILES = sorted(Path("experiments/relatives").glob("*.py"))
 PAGE = Path("docs/relatives.md")

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_jax.build import experiment, opening, sections
+from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import opening
+from rlhf_jax.build.configs import sections
 from rlhf_jax.training import digest
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_jax.build import text_tasks
+from rlhf_jax.build.tasks import text_tasks
 from rlhf_jax.data import pydoc
 
 

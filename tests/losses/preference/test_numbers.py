@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rlhf_jax import losses
-from rlhf_jax.build import arguments, programs
+from rlhf_jax.build.objective import arguments
+from rlhf_jax.build.runs import programs
 from rlhf_jax.losses import preference
 
 METHODS = [

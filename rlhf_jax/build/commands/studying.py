@@ -1,0 +1,170 @@
+"""From `config.study` to a plan, and from a cell and a seed to a config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from rlhf_jax.build import experiment
+from rlhf_jax.build.configs import defaults, sections
+from rlhf_jax.build.configs.section import Section, nearest
+from rlhf_jax.errors import UserError
+from rlhf_jax.studies import ablation, compare
+from rlhf_jax.training.stopping import Stop
+
+ConfigDict = ml_collections.ConfigDict
+
+GRIDS = ("one_at_a_time", "product", "leave_one_out", "add_one_in")
+
+
+class Study(NamedTuple):
+    """What a config asks for.
+
+    Attributes:
+      plan: cells, seeds and metrics.
+      config: of the baseline, without `study`.
+      stage: whose curves and gradients are kept.
+      shared: stages that no cell affects, in their order.
+    """
+
+    plan: ablation.Plan
+    config: ConfigDict
+    stage: str
+    shared: tuple[str, ...]
+
+
+def read(config: ConfigDict) -> Study:
+    """Reads `config.study` and builds every cell once, so that errors come first.
+
+    Raises:
+      UserError: a key that is missing or unknown, or a cell that does not build.
+    """
+    base: Any = ConfigDict(copy.deepcopy(config.to_dict()))
+    if "study" not in base:
+        raise UserError(
+            "config.study is missing: it names the cells, seeds and metrics of an"
+            " ablation; see experiments/ablations"
+        )
+    section = Section({"study": base.study.to_dict()}).section("study")
+    del base["study"]
+    stage = section.choice("stage", base.stages)
+    plan = _plan(section, base.to_dict())
+    section.finish()
+    settings = []
+    for cell in plan.cells:
+        changed = configured(base, cell.changes, plan, plan.seeds[0])
+        with Stop() as stop:
+            try:
+                context, _ = experiment.build(changed, Path("."), stop)
+            except UserError as error:
+                raise UserError(f"cell '{cell.name}': {error}") from None
+        settings.append(context.settings)
+    return Study(plan, base, stage, _unaffected(settings))
+
+
+def _plan(section: Section, plain: Mapping[str, Any]) -> ablation.Plan:
+    seeds = section.value("seeds")
+    return ablation.make(
+        section.str("name"),
+        _cells(section, plain),
+        range(seeds) if isinstance(seeds, int) else section.ints("seeds"),
+        [_metric(values) for values in section.value("metrics")],
+        question=section.str("question"),
+        seed_kinds=_seed_kinds(section),
+        config=plain,
+        curves=section.names("curves"),
+        gold=section.str("gold"),
+        kl=section.str("kl"),
+        confidence=section.float("confidence"),
+        test=section.choice("test", ("sign_flip", "paired_t")),
+    )
+
+
+def _seed_kinds(section: Section) -> tuple[str, ...]:
+    kinds = section.names("seed_kinds")
+    for kind in kinds:
+        if kind not in defaults.SEEDS:
+            raise UserError(
+                f"{section.path}.seed_kinds names '{kind}'"
+                f"{nearest(kind, list(defaults.SEEDS))}"
+            )
+    return kinds
+
+
+def _metric(values: Mapping[str, Any]) -> ablation.Metric:
+    unknown = sorted(set(values) - set(ablation.Metric._fields))
+    if unknown:
+        raise UserError(
+            f"config.study.metrics: a metric has no '{unknown[0]}'"
+            f"{nearest(unknown[0], list(ablation.Metric._fields))}"
+        )
+    return ablation.Metric(**values)
+
+
+def _cells(section: Section, plain: Mapping[str, Any]) -> tuple[ablation.Cell, ...]:
+    grid = section.choice("grid", GRIDS)
+    if grid in ("leave_one_out", "add_one_in"):
+        terms = [ablation.Term(name, dict(off)) for name, off in section.value("terms")]
+        return getattr(ablation, grid)(terms)
+    factors = [
+        ablation.Factor(key, tuple(values)) for key, values in section.value("factors")
+    ]
+    return getattr(ablation, grid)(factors, plain)
+
+
+def configured(
+    base: ConfigDict, changes: Mapping[str, Any], plan: ablation.Plan, seed: int
+) -> ConfigDict:
+    """The config of a cell under a seed; logs of its own it keeps to the minimum.
+
+    Raises:
+      UserError: a change of a key that does not exist.
+    """
+    config: Any = ConfigDict(copy.deepcopy(base.to_dict()))
+    for key, value in changes.items():
+        _change(config, key, value)
+    for name in config.stages:
+        config[name] = sections.listed(config[name])
+    for kind in plan.seed_kinds:
+        config.seeds[kind] = seed
+    config.logging.update(
+        dict(tensorboard=False, wandb=False, progress=False, report=False)
+    )
+    return config
+
+
+def _change(config: ConfigDict, key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    level: Any = config
+    for part in above:
+        if part not in level:
+            raise UserError(
+                f"config.study changes '{key}', but there is no '{part}'"
+                f"{nearest(part, list(level))}"
+            )
+        level = level[part]
+    if last not in level and last not in sections.PARTS:
+        raise UserError(
+            f"config.study changes '{key}', but there is no '{last}'"
+            f"{nearest(last, list(level))}"
+        )
+    with level.unlocked(), level.ignore_type():
+        level[last] = ConfigDict(value) if isinstance(value, Mapping) else value
+
+
+def _unaffected(settings: list[dict[str, Mapping[str, Any]]]) -> tuple[str, ...]:
+    """Stages whose numbers depend on nothing that differs between the cells."""
+    first = settings[0]
+    return tuple(
+        name
+        for name in first
+        if all(
+            list(other) == list(first)
+            and not compare.difference([first[name], other[name]])
+            for other in settings
+        )
+    )

@@ -1,0 +1,1 @@
+"""What a stage optimizes: rewards, estimators, terms and optimizers by their names."""

@@ -1,0 +1,222 @@
+"""The programs of stages that sample, as shapes: rollout, scoring, and the update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlhf_jax import algorithms, rollout
+from rlhf_jax.algorithms import collecting
+from rlhf_jax.build.objective import aggregates
+from rlhf_jax.build.plans import planned
+from rlhf_jax.build.plans.planned import Plan, Planned
+from rlhf_jax.types import Network, TrainState
+
+
+def ppo(stage: Any, context: Any) -> Plan:
+    """The plan of a `ppo` stage.
+
+    Args:
+      stage: what the section says, and what was built from it.
+      context: of the run.
+    """
+    numbers, task = stage.numbers, context.task
+    nothing = rollout.world_scorer(lambda *a: jnp.zeros(a[2].shape[0]))
+    built = stage.build(nothing)
+    state = planned.state(context, stage.name, built.learner)
+    reference = planned.held(context, context.model.language())
+    base = planned.base(context, stage.policy)
+    scorers = scoring(context, numbers.reward_model)
+    held = {"reference": reference, "scorers": scorers}
+    mix = None
+    if stage.mix is not None:
+        mix = planned.rows(
+            context, planned.sequences(stage.mix.stream.batch_size, task.length)
+        )
+    frozen = algorithms.Frozen(reference, (), base)
+    length = task.prompt_length + task.response_length
+    scored = planned.rows(context, like(stage))
+    programs = [
+        sampling(
+            context,
+            stage.sampler(numbers.temperature, numbers.samples_per_prompt),
+            {**base, **state.params["policy"]},
+            numbers.batch_size,
+            numbers.samples_per_prompt,
+            beside=(_other_than_policy(state), held),
+        ),
+        *scores(context, scorers, scored.rollout, beside=(state, reference, base)),
+        Planned(
+            "learn",
+            built.programs.learn,
+            (state, frozen, mix, scored),
+            beside=scorers,
+            phases=planned.EXPERIENCE,
+            model_flops=_learning_flops(stage, length),
+        ),
+    ]
+    return Plan(programs, numbers.rollouts * length)
+
+
+def online_preference(stage: Any, context: Any) -> Plan:
+    """The plan of an `online_preference` stage."""
+    task, group = context.task, stage.group
+    length = task.prompt_length + task.response_length
+    state = planned.state(context, stage.name, stage.learner)
+    reference = planned.held(context, context.model.language())
+    base = planned.base(context, stage.network)
+    asked = "" if stage.judge else stage.reward_model
+    scorers = scoring(context, asked)
+    drawn = planned.rows(
+        context,
+        collecting.scored_like(
+            stage.batch_size, group, task.prompt_length, task.response_length, False
+        ).rollout,
+    )
+    kept = group if stage.ranking else 2
+    batch = planned.comparisons(
+        stage.batch_size, kept, length, mismatched=False, scored=False
+    )
+    once = planned.forward_flops(
+        stage.network.config, stage.batch_size * kept, length, columns=length - 1
+    )
+    update = planned.learning(
+        context,
+        stage.name,
+        stage.learner,
+        frozen=algorithms.PreferenceFrozen(base, reference),
+        batch=batch,
+        tokens=stage.batch_size * kept * length,
+        model_flops=4 * once,
+    )
+    sampler = stage.sampler(stage.network, 1 if stage.mixture else group)
+    programs = [
+        sampling(
+            context,
+            sampler,
+            {**base, **state.params["policy"]},
+            stage.batch_size,
+            1 if stage.mixture else group,
+            beside=(_other_than_policy(state), reference, scorers),
+        ),
+        *scores(context, scorers, drawn, beside=(state, reference, base)),
+        *(one._replace(beside=scorers) for one in update.programs),
+    ]
+    return update._replace(programs=programs)
+
+
+def drawing(
+    context: Any, sampler: Any, prompts: int, samples: int, reward_model: str = ""
+) -> Plan:
+    """The plan of a stage that draws responses and learns nothing; a step is a batch.
+
+    Args:
+      context: of the run.
+      sampler: of the stage.
+      prompts: of a batch.
+      samples: of each prompt.
+      reward_model: what scores them, as the config names it; by default none.
+    """
+    task = context.task
+    variables = planned.variables(context, context.model.language())
+    scorers = scoring(context, reward_model)
+    drawn = collecting.scored_like(
+        prompts, samples, task.prompt_length, task.response_length, False
+    ).rollout
+    programs = [
+        sampling(context, sampler, variables, prompts, samples, beside=scorers),
+        *scores(context, scorers, planned.rows(context, drawn), beside=variables),
+    ]
+    length = task.prompt_length + task.response_length
+    return Plan(programs, prompts * samples * length)
+
+
+def sampling(
+    context: Any, sampler: Any, variables: Any, prompts: int, samples: int, beside: Any
+) -> Planned:
+    """A sampler's program: prefill and decode."""
+    task, config = context.task, context.model.config
+    if not hasattr(sampler, "lower"):  # wrapped for a world that ends at its length
+        sampler = jax.jit(sampler)
+    key = context.placement.abstract(jax.eval_shape(lambda: jax.random.key(0)))
+    batch = planned.rows(context, planned.prompts(prompts, task.prompt_length))
+    once = planned.forward_flops(config, prompts, task.prompt_length)
+    head = 2.0 * prompts * samples * config.width * config.vocab_size
+    decoding = planned.decode_flops(
+        config, prompts * samples, task.prompt_length, task.response_length
+    )
+    return Planned(
+        "rollout",
+        sampler,
+        (variables, batch, key),
+        beside=beside,
+        phases=planned.SAMPLING,
+        model_flops=once + head + decoding,
+    )
+
+
+def scoring(context: Any, source: str) -> list[Any]:
+    """Frozen states of the reward models that a config names, in place."""
+    several = aggregates.parse(source)
+    members = several.members if several else (source,)
+    asked = [name for name in members if name in context.rewards]
+    if context.user_scorer is not None:
+        return []
+    variables = planned.held(context, context.model.scalar())
+    number = context.placement.abstract(jax.ShapeDtypeStruct((), jnp.float32))
+    return [{"variables": variables, "gain": number, "bias": number} for _ in asked]
+
+
+def scores(context: Any, scorers: list[Any], drawn: Any, beside: Any) -> list[Planned]:
+    """The program of a reward model, once for each."""
+    network: Network = context.model.scalar()
+    program = context.compiled(
+        "reward_model_scorer", (), lambda: rollout.reward_model_program(network)
+    )
+    count, length = drawn.tokens.shape[0], context.task.prompt_length
+    flops = planned.forward_flops(network.config, count, length + drawn.tokens.shape[1])
+    return [
+        Planned(
+            "score" if len(scorers) == 1 else f"score {index + 1}",
+            program,
+            (frozen, drawn),
+            beside=(beside, [x for x in scorers if x is not frozen]),
+            model_flops=flops,
+        )
+        for index, frozen in enumerate(scorers)
+    ]
+
+
+def like(stage: Any) -> algorithms.Scored:
+    """What one iteration of a PPO stage learns from, as shapes."""
+    numbers, task = stage.numbers, stage.context.task
+    return jax.eval_shape(
+        lambda: collecting.scored_like(
+            numbers.batch_size,
+            numbers.samples_per_prompt,
+            task.prompt_length,
+            task.response_length,
+            numbers.greedy_responses,
+        )
+    )
+
+
+def _other_than_policy(state: TrainState) -> Any:
+    """What of a train state a sampler is not given."""
+    others = {k: v for k, v in state.params.items() if k != "policy"}
+    return others, state.opt_state, state.extra
+
+
+def _learning_flops(stage: Any, length: int) -> float:
+    """Old and reference log-probs and values once, then epochs of 3 forward passes."""
+    numbers, config = stage.numbers, stage.policy.config
+    columns = stage.context.task.response_length
+    policy = planned.forward_flops(config, numbers.rollouts, length, columns=columns)
+    value = 0.0
+    if stage.critic is not None:
+        value = planned.forward_flops(stage.critic.config, numbers.rollouts, length)
+    passes = 1 + 3 * numbers.epochs
+    exact = policy * numbers.epochs if stage.exact_kl else 0.0
+    return policy * (passes + 1) + value * passes + exact

@@ -1,0 +1,1 @@
+"""What all stages of a run share: folder, models, devices, programs, processes."""

@@ -1,0 +1,42 @@
+"""Samplers of a task, compiled once for all runs of a process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_jax import rollout, worlds
+from rlhf_jax.build.runs.context import Context
+from rlhf_jax.types import Network
+
+
+def sampler(
+    context: Context,
+    network: Network,
+    *,
+    temperature: float,
+    samples: int,
+    made_of: tuple[Any, ...] = (),
+) -> rollout.Sampler:
+    """Draws responses to the task's prompts from the whole softmax.
+
+    Args:
+      context: of the run.
+      network: the language model.
+      temperature: 0 takes the likeliest token.
+      samples: responses per prompt.
+      made_of: what else tells the network from others of its architecture.
+    """
+    task = context.task
+    draw = context.compiled(
+        "sampler",
+        (temperature, samples, repr(network.config), *made_of),
+        lambda: rollout.sampler(
+            network,
+            max_length=task.response_length,
+            stop_tokens=task.stop_tokens,
+            pad_token=task.tokenizer.pad_token,
+            temperature=temperature,
+            samples_per_prompt=samples,
+        ),
+    )
+    return worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw

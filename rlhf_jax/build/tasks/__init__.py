@@ -1,0 +1,1 @@
+"""From `config.task` to data: prompts, demonstrations, rankings and the gold reward."""
