@@ -93,7 +93,7 @@ def _memory(
         stage: _arrays(context, plain, stage, facts.get("state"))
         for stage, facts in described.items()
     }
-    title = "memory over all devices, without activations"
+    title = "memory over all devices, without activations; to save it: docs/pods.md"
     tables = [_memory_table(title, COLUMNS, found, _bytes)]
     if context.placement.spread:
         size = context.placement.mesh.size
