@@ -80,7 +80,9 @@ def _ablate(options: Options) -> int:
 
 
 def _reproduce_arguments(parser: Parser) -> None:
-    parser.add_argument("names", nargs="*", metavar="CLAIM", help="ids of claims")
+    parser.add_argument(
+        "names", nargs="*", metavar="CLAIM", help="ids of claims, or of families: R1"
+    )
     parser.add_argument("--list", action="store_true", help="say which claims exist")
     parser.add_argument(
         "--suite", choices=("smoke", "nightly", "release"), help="all claims of a suite"

@@ -70,23 +70,17 @@ def select(
 
     Args:
       found: of the catalog.
-      names: ids, upper or lower case; empty for all.
+      names: ids, or families of these (`R1` is every `R1-...`), upper or lower case;
+        empty for all.
       suite: one of `claim.SUITES`; None for any.
 
     Raises:
       UserError: a name or suite that does not exist, or nothing left.
     """
-    known = {one.id.lower(): one for one in found}
-    for name in names:
-        if name.lower() not in known:
-            near = get_close_matches(name.lower(), known, 1)
-            hint = f", did you mean {known[near[0]].id!r}" if near else ""
-            have = ", ".join(one.id for one in found) or "none"
-            raise UserError(f"no claim {name!r}{hint}; there are {have}")
+    wanted = {one.id for name in names for one in _named(found, name)}
     if suite is not None and suite not in claims.SUITES:
         raise UserError(f"suite={suite!r} must be one of {', '.join(claims.SUITES)}")
-    wanted = {name.lower() for name in names} or set(known)
-    kept = [one for one in found if one.id.lower() in wanted]
+    kept = [one for one in found if not names or one.id in wanted]
     kept = [one for one in kept if suite is None or suite in one.suites]
     if not kept:
         raise UserError(f"no claim is in suite {suite!r}; `--list` shows all")
@@ -94,6 +88,20 @@ def select(
         kept = [one._replace(seeds=one.seeds + one.further_seeds) for one in kept]
         kept = [one._replace(further_seeds=()) for one in kept]
     return kept
+
+
+def _named(found: Sequence[Claim], name: str) -> list[Claim]:
+    """The claim of an id, or all of a family."""
+    known, asked = {one.id.lower(): one for one in found}, name.lower()
+    if asked in known:
+        return [known[asked]]
+    family = [one for key, one in known.items() if key.startswith(f"{asked}-")]
+    if not family:
+        near = get_close_matches(asked, known, 1)
+        hint = f", did you mean {known[near[0]].id!r}" if near else ""
+        have = ", ".join(one.id for one in found) or "none"
+        raise UserError(f"no claim {name!r}{hint}; there are {have}")
+    return family
 
 
 def listing(found: Sequence[Claim]) -> str:

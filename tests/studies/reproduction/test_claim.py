@@ -72,6 +72,7 @@ def ids(found):
 def test_claims_are_chosen_by_name_or_suite():
     assert ids(rep.select([A, B, C])) == ["R4-kl", "M1", "R5"]
     assert ids(rep.select([A, B, C], ["m1", "R4-KL"])) == ["R4-kl", "M1"]
+    assert ids(rep.select([A, B, C], ["r4", "R5"])) == ["R4-kl", "R5"], "a family"
     assert ids(rep.select([A, B, C], suite="nightly")) == ["R4-kl", "M1"]
     assert ids(rep.select([A, B, C], ["r5", "m1"], "smoke")) == ["M1"]
 
