@@ -106,13 +106,11 @@ def _reproduce(options: Options) -> int:
     from rlhf_jax.build.runs import runtime
 
     runtime.prepare()
-    claims = Path(options.claims)
+    chosen = tuple(options.names), options.suite, Path(options.claims)
     if options.list:
-        print(reproducing.listing(claims))
+        print(reproducing.listing(*chosen))
         return 0
-    return reproducing.reproduce(
-        tuple(options.names), options.suite, claims, Path(options.workdir)
-    )
+    return reproducing.reproduce(*chosen, Path(options.workdir))
 
 
 def _check_arguments(parser: Parser) -> None:

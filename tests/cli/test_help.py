@@ -28,8 +28,8 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("command", "words"), EXAMPLES)
 def test_the_examples_are_commands_that_run(command, words):
-    """Their options exist, and so do their experiments and the keys that they set;
-    `check`, which needs nothing else, runs unless it asks for a directory."""
+    """Their options exist, and so do their experiments, the keys that they set and the
+    claims; `check`, which needs nothing else, runs unless it asks for a directory."""
     settings, rest = main.split_settings(shlex.split(" ".join(words)))
     options = main.parser().parse_args(rest)
     options.settings = settings
@@ -38,6 +38,9 @@ def test_the_examples_are_commands_that_run(command, words):
         config = commands._load(options)
         if command.name == "check" and "model.path" not in settings:
             assert checking.describe(config)
+    if command.name == "reproduce":
+        options.list = True
+        assert command.run(options) == 0
 
 
 def test_the_help_lists_every_command(capsys):

@@ -11,9 +11,9 @@ CLAIMS = Path("experiments/claims")
 """Where the claims of this repository are."""
 
 
-def listing(claims: Path) -> str:
-    """One line per claim."""
-    return reproduction.listing(_read(claims))
+def listing(names: tuple[str, ...], suite: str | None, claims: Path) -> str:
+    """What `reproduce` would try, all where nothing is named; two lines per claim."""
+    return reproduction.listing(reproduction.select(_read(claims), names, suite))
 
 
 def reproduce(
@@ -22,7 +22,7 @@ def reproduce(
     """Tries claims and writes `results.json` and `report.html`.
 
     Args:
-      names: ids of claims; none for all of the suite.
+      names: ids or families of claims; none for all of the suite.
       suite: `smoke`, `nightly` or `release`, or None.
       claims: folder of claim files.
       workdir: where measurements are kept; those that are there are not repeated.
