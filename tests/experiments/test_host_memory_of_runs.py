@@ -19,11 +19,17 @@ def test_a_killed_run_with_moments_on_the_host_is_that_of_the_devices(
     assert undisturbed == killed == digest(tmp_path / "devices")
 
 
-@pytest.mark.parametrize("recipe", ["quickstart.py:tiny", "dpo_chain.py:tiny"])
-def test_frozen_models_on_the_host_change_no_number(recipe, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "stages"),
+    [
+        ("quickstart.py:tiny", "sft,label,rm,ppo"),
+        ("dpo_chain.py:tiny", "sft,label,dpo"),
+    ],
+)
+def test_frozen_models_on_the_host_change_no_number(recipe, stages, tiny, tmp_path):
     """The reference of each learner, and the reward model that PPO asks."""
-    assert experiment.run(tiny(recipe), tmp_path / "devices") == 0
-    waiting = tiny(recipe, **{"mesh.host_frozen": "True"})
+    assert experiment.run(tiny(recipe, stages=stages), tmp_path / "devices") == 0
+    waiting = tiny(recipe, stages=stages, **{"mesh.host_frozen": "True"})
     assert experiment.run(waiting, tmp_path / "host") == 0
     assert digest(tmp_path / "host") == digest(tmp_path / "devices")
 
