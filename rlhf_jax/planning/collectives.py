@@ -33,20 +33,45 @@ def transfer(
       slices: slice of each device in the order of the mesh; empty where there is one.
     """
     kind = one.opcode.removesuffix("-start")
+    if kind == "send":
+        return _through_hosts(one, where)
     if kind not in SENT:
         return None
-    given = sum(
-        shape.bytes
-        for name in one.operands
-        for shape in where.instructions[name].shapes
-        if shape.dims
-    )
-    size = float(max(given, _result(one)))
+    size = float(max(_given(one, where), _result(one)))
     members = groups(one)
     group = max((len(part) for part in members), default=1)
     sent = SENT[kind](size, max(group, 1)) if group > 1 else 0.0
     between = slices and any(len({slices[x] for x in part}) > 1 for part in members)
     return kind, size, 0.0 if between else sent, sent if between else 0.0
+
+
+def _through_hosts(
+    one: Instruction, where: Computation
+) -> tuple[str, float, float, float] | None:
+    """A collective between slices, or the part of one that is: for TPUs it is lowered
+    to a send to the host, whose runtime exchanges it with the hosts of other slices."""
+    named = re.search(r'_xla_megascale_transfer_type="(\w+)"', one.attributes)
+    among = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', one.attributes)
+    if named is None or among is None:
+        return None
+    kind, size = named.group(1).lower().replace("_", "-"), float(_given(one, where))
+    sent = SENT.get(kind, SENT["collective-permute"])
+    return kind, size, 0.0, sent(size, _count(among.group(1)))
+
+
+def _count(numbers: str) -> int:
+    """How many `1,2` or `0:3` (from 0 to 3) are."""
+    ends = [list(map(int, part.split(":"))) for part in numbers.split(",")]
+    return sum(1 + pair[-1] - pair[0] for pair in ends)
+
+
+def _given(one: Instruction, where: Computation) -> int:
+    return sum(
+        shape.bytes
+        for name in one.operands
+        for shape in where.instructions[name].shapes
+        if shape.dims
+    )
 
 
 def _result(one: Instruction) -> int:

@@ -150,6 +150,30 @@ def test_a_frozen_model_that_waits_on_the_host_is_read_layer_by_layer():
     assert away.arguments < size / 100 and away.temporaries < size / 2
 
 
+def test_gradients_of_two_slices_meet_on_the_network_between_them():
+    """Each device sends its part of the gradient, which `fsdp` has cut in four, to the
+    other slice; all else stays on the links of a slice."""
+    topology = planning.topology("v5e:2x2", slices=2)
+    mesh = sharding.mesh(data=2, fsdp=4, slices=2, devices=topology.devices)
+
+    def array(*shape, at):
+        where = NamedSharding(mesh, PartitionSpec(*at))
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
+
+    width, rows = 512, ("data", "fsdp")
+    weights, inputs = array(width, width, at=("fsdp",)), array(64, width, at=(rows,))
+    step = jax.jit(
+        jax.grad(lambda w, x: jnp.sum((x @ w) ** 2)), out_shardings=weights.sharding
+    )
+    place = {x: i // 4 for i, x in enumerate(topology.devices)}
+    found = planning.compile_program(
+        step, (weights, inputs), slices=[place[x] for x in mesh.devices.flat]
+    )
+    kinds = found.report.total.collectives
+    assert sum(x.dcn for x in kinds.values()) == width * width * 4 / 4
+    assert sum(x.ici for x in kinds.values()) > 0
+
+
 @pytest.mark.parametrize(("name", "fsdp"), [("v6e:8x8", 16), ("v5p:4x4x4", 16)])
 def test_an_axis_of_a_mesh_may_be_a_part_of_an_axis_of_the_pod(name, fsdp):
     devices = planning.topology(name).devices

@@ -285,3 +285,34 @@ def test_memory_on_the_chip_is_no_traffic():
     )
     assert costs.analyze(text.format(space="")).total.bytes == 128
     assert costs.analyze(text.format(space=":S(1)")).total.bytes == 64
+
+
+def test_what_goes_to_other_slices_through_the_host_is_on_the_network():
+    """TPUs have no other collective between slices; the reduction among three of them
+    sends 4/3 of its operand. What goes to the host for anything else is none."""
+
+    def text(attributes):
+        return f"""HloModule m
+
+ENTRY %main (a: f32[6,128]) -> token[] {{
+  %a = f32[6,128] parameter(0)
+  %first = token[] after-all()
+  %send = (f32[6,128], u32[], token[]) send(%a, %first), channel_id=3, {attributes}
+  ROOT %sent = token[] send-done(%send), channel_id=3, is_host_transfer=true
+}}
+"""
+
+    named = "_xla_megascale_transfer_type"
+    attributes = (
+        "is_host_transfer=true, frontend_attributes={"
+        '_xla_host_transfer_handler_name="xla_megascale_runtime",'
+        f'_xla_megascale_target="{{1:3}}x{{0:3}}",{named}="ALL_REDUCE"}}'
+    )
+    found = costs.analyze(text(attributes), slices=(0, 0, 1, 1)).total.collectives
+    size = 6 * 128 * 4
+    assert found == {"all-reduce": costs.Transfer(1.0, size, 0.0, size * 4 / 3)}
+    pair = attributes.replace("1:3", "1,2").replace("ALL_REDUCE", "ONE_TO_ONE")
+    (other,) = costs.analyze(text(pair)).total.collectives.values()
+    assert other.dcn == size and other.ici == 0
+    plain = "is_host_transfer=true"
+    assert not costs.analyze(text(plain)).total.collectives
