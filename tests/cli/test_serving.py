@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from command_line import PROMPT, inputs, lines, our_logits
 
 from rlhf_jax import networks, rng
 from rlhf_jax.build.commands import opening
+from rlhf_jax.errors import UserError
 
 
 def test_scores_are_those_of_the_run_with_gain_and_bias(command, finished_run, answers):
@@ -42,6 +44,22 @@ def test_the_logprob_is_that_of_the_response_under_the_model(command, finished_r
     columns = range(len(prompt) - 1, len(prompt) + len(response) - 1)
     wanted = sum(logprobs[c, t] for c, t in zip(columns, response, strict=True))
     np.testing.assert_allclose(found["logprob"], wanted, atol=1e-3)
+
+
+def test_a_run_from_before_a_key_that_changes_no_number_is_opened(
+    finished_run, tmp_path
+):
+    """What a later version has added to logging or checkpoints is as by default; a key
+    that changes numbers is asked for by name."""
+    older = shutil.copytree(finished_run, tmp_path / "older")
+    config = json.loads((older / "config.json").read_text())
+    del config["logging"]["report"], config["debug"]
+    (older / "config.json").write_text(json.dumps(config))
+    assert opening.open_stage(older / "sft").response_length
+    del config["model"]["width"]
+    (older / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="width"):
+        opening.open_stage(older / "sft")
 
 
 @pytest.fixture(scope="module")

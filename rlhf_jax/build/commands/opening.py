@@ -131,9 +131,15 @@ def rebuild(
     run: Path, config: dict[str, Any], mesh: Mapping[str, Any] | None = None
 ) -> Context:
     """The context of a run that was made elsewhere, perhaps: on the mesh of who asks,
-    and without the user's scorer, which only training calls."""
-    here = dict(mesh or defaults.base().to_dict()["mesh"])
-    plain = {**config, "mesh": here, "scorer": None}
+    and without the user's scorer, which only training calls.
+
+    A key that changes no number, and that the run is too old to have, is as by default.
+    """
+    base = defaults.base().to_dict()
+    plain = {**config, "scorer": None}
+    for name in defaults.NUMBERLESS:
+        plain[name] = {**base[name], **config.get(name, {})}
+    plain["mesh"] = dict(mesh or base["mesh"])
     return experiment.build(ml_collections.ConfigDict(plain), run, Stop())[0]
 
 
