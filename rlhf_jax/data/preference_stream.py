@@ -128,6 +128,8 @@ def _items(dataset: Dataset, encoder: Encoder) -> tuple[list[_Item], list[str]]:
             skipped.append(f"'{record.id}': identical responses, once they are tokens")
             continue
         items.append(item)
+    items, torn = _without_torn(items, dataset)
+    skipped += torn
     if not items:
         first = f", the first: {skipped[0]}" if skipped else ""
         raise UserError(
@@ -172,6 +174,28 @@ def _identical(item: _Item) -> bool:
         if rank and seen.setdefault(tokens.tobytes(), rank) != rank:
             return True
     return False
+
+
+def _without_torn(
+    items: list[_Item], dataset: Dataset
+) -> tuple[list[_Item], list[str]]:
+    """Without labels of one source record (the id before the last `/`) that call the
+    same tokens good and bad, as truncation can make of two texts."""
+    said: dict[Any, set[tuple[int, ...]]] = {}
+    keys = {}
+    for item in items:
+        record = dataset.records[item.row]
+        if isinstance(record, LabeledResponse):
+            source = record.id.rpartition("/")[0] or record.id
+            tokens = item.prompt.tobytes(), item.responses[0].tobytes()
+            keys[item.row] = source, tokens
+            said.setdefault(keys[item.row], set()).add(item.ranks)
+    torn = {row for row, key in keys.items() if len(said[key]) > 1}
+    kept = [item for item in items if item.row not in torn]
+    return kept, [
+        f"'{dataset.records[row].id}': good and bad at once, once they are tokens"
+        for row in sorted(torn)
+    ]
 
 
 def _lent(items: Sequence[_Item], mismatch: Mismatch) -> list[Example]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax import data
-from rlhf_jax.build.configs import sections
+from rlhf_jax.build.configs import preference_sections, sections
 from rlhf_jax.build.configs.section import Section
 from rlhf_jax.build.configs.seeds import Seeds
 from rlhf_jax.build.tasks import tasks, text_tasks
@@ -217,6 +217,31 @@ def test_rankings_without_any_order_are_refused_and_some_are_counted(
     lines(tmp_path / "r.jsonl", [tied, same, {**tied, "ranks": [1, 0, 2]}])
     tasks.task(section_of(config), SEEDS, None)
     assert "2 of 3 rankings tie all their responses" in caplog.text
+
+
+def test_feedback_that_truncation_makes_equal_gives_reward_models_nothing(
+    words, tmp_path
+):
+    """And what else they do not learn from is counted: margins, bad records."""
+    rows = [
+        {"prompt": "a", "chosen": "b c d", "rejected": "b c e"},
+        {"prompt": "b", "chosen": "b d", "rejected": "b c e", "margin": 2.0},
+        {"prompt": "b", "chosen": "b", "rejected": "b"},
+    ]
+    config = preference_sections.feedback_task(
+        path=lines(tmp_path / "f.jsonl", rows),
+        tokenizer=words,
+        heldout_share=0.0,
+        response_length=2,
+        on_bad_record="skip",
+    )
+    task = tasks.task(section_of(config), SEEDS, None)
+    assert [record.prompt for record in task.rankings.records] == ["b"]
+    assert task.feedback.left_out == {
+        "bad record: identical responses": 1,
+        "margin: not used": 1,
+        "identical responses, once they are tokens": 1,
+    }
 
 
 def test_files_need_a_file_and_a_tokenizer(words):

@@ -143,6 +143,29 @@ def test_responses_that_truncation_makes_equal_are_left_out_and_counted():
     assert made.batch(0).example_id.tolist() == [1, 2]
 
 
+def test_labels_that_truncation_turns_against_each_other_are_left_out_and_counted():
+    """Of one record: good and bad are the same tokens. Of two records, they are two
+    opinions and stay."""
+    encoder = data.Encoder(
+        tokenizer=TOKENIZER, response_limit=2, overlong_response="cut"
+    )
+
+    def label(name, response, good):
+        return LabeledResponse(id=name, prompt=(3,), response=response, good=good)
+
+    rows = [
+        label("x/0", (5, 6, 7), True),
+        label("x/1", (5, 6, 8), False),
+        label("y/0", (5, 6, 9), False),
+        label("z", (8, 9), True),
+    ]
+    stream = data.comparison_stream(
+        data.Dataset("labels", tuple(rows)), encoder, batch_size=1, seed=0, lengths=(8,)
+    )
+    assert len(stream.skipped) == 2
+    assert "'x/0': good and bad at once" in stream.skipped[0]
+
+
 def test_the_fingerprint_knows_ranks_and_whether_responses_are_borrowed():
     found, swapped = (
         data.in_memory([ranking("r", (3,), ((5, 1), (6, 1)), ranks)])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from rlhf_jax import algorithms, data, networks, rng, rollout
 from rlhf_jax.algorithms import forward, several_heads
@@ -136,13 +137,14 @@ class RewardModel(NamedTuple):
     def run(self) -> dict[str, Any]:
         """Trains, judges on held-out pairs and measures gain and bias."""
         training, heldout = self.dataset("train"), self.dataset("heldout")
+        stream = self.stream(training)
         base, trainable = self.start()
         batches = list(self.stream(heldout, shuffle=False, remainder="pad").epoch())
         state = self.context.train(
             self.name,
             self.learner,
             frozen=base,
-            batches=self.stream(training),
+            batches=stream,
             steps=self.steps,
             init_from=lambda: {"reward": trainable},
             evaluate=rm_measures.accuracy(self.measures.accuracy, base, batches),
@@ -152,7 +154,18 @@ class RewardModel(NamedTuple):
         noise = label.noise(self.context, self.data)
         scores = rm_measures.scores_of(self.measures.scores, variables, batches)
         judged = rm_measures.judge(scores, heldout, noise)
-        return judged | self.gain_and_bias(variables, training)
+        return judged | self.gain_and_bias(variables, training) | self.left_out(stream)
+
+    def left_out(self, stream: Any) -> dict[str, Any]:
+        """Of human feedback: what was not learned from, and what contradicts itself."""
+        collected = self.context.task.feedback
+        if self.data != "task" or collected is None:
+            return {}
+        dropped = collected.left_out
+        if stream.skipped:
+            dropped["too long"] = len(stream.skipped)
+        logging.info("%s: left out: %s", self.name, dropped or "nothing")
+        return {"left_out": dropped, "contradictions": dict(collected.contradictions)}
 
     def gain_and_bias(
         self, variables: Params, training: data.Dataset

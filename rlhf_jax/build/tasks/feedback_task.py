@@ -37,12 +37,41 @@ class Collected(NamedTuple):
       bad: number of records left out by kind of problem.
       contradictions: what records of one prompt say against each other; learned from
         all the same, for annotators differ.
+      unranked: what of `train` no ranking could be made of, by reason.
     """
 
     train: tuple[Feedback, ...]
     heldout: tuple[Feedback, ...]
     bad: Mapping[str, int]
     contradictions: Mapping[str, int]
+    unranked: Mapping[str, int] = {}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What reward models do not learn from, by reason."""
+        bad = {f"bad record: {kind}": count for kind, count in self.bad.items()}
+        return bad | dict(self.unranked)
+
+
+def _ranked(found: Iterable[Feedback], encoder: data.Encoder) -> views.View:
+    """Rankings whose ranks speak of different tokens; truncation can end that."""
+    view = views.rankings(found)
+    kept = [record for record in view.records if not _same_tokens(record, encoder)]
+    lost = len(view.records) - len(kept)
+    counts = {"identical responses, once they are tokens": lost} if lost else {}
+    return views.View(tuple(kept), {**view.dropped, **counts})
+
+
+def _same_tokens(record: data.Ranking, encoder: data.Encoder) -> bool:
+    seen: dict[bytes, int] = {}
+    for text, rank in zip(record.responses, record.ranks, strict=True):
+        try:
+            tokens = encoder.response(text, record.id).tobytes()
+        except encode.TooLong:
+            continue  # refused or left out where batches are made
+        if rank and seen.setdefault(tokens, rank) != rank:
+            return True
+    return False
 
 
 def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:
@@ -64,7 +93,8 @@ def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:
     found = _of_tokenizer(section, _collected(section), tokenizer)
     everything = (*found.train, *found.heldout)
     encoder = _encoder(section, tokenizer, everything)
-    ranked = views.rankings(found.train), views.rankings(found.heldout)
+    ranked = tuple(_ranked(x, encoder) for x in (found.train, found.heldout))
+    found = found._replace(unranked=ranked[0].dropped)
     rankings, heldout_rankings = (
         view.dataset(name) if view.records else None
         for view, name in zip(ranked, ("feedback", "feedback/heldout"), strict=True)

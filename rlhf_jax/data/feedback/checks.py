@@ -209,7 +209,11 @@ def _check_order(feedback: Feedback) -> None:
             )
             raise FeedbackError("identical responses", found.field, problem)
     group = tie_groups(feedback)
-    found = cycle([(group[c.better], group[c.worse]) for c in comparisons(feedback)])
+    first: dict[Text, str] = {}  # responses of the same text are one
+    same = {name: first.setdefault(text, name) for name, text in texts.items()}
+    found = cycle(
+        [(group[same[c.better]], group[same[c.worse]]) for c in comparisons(feedback)]
+    )
     if found:
         problem = "the preferences go in a circle: " + " > ".join(map(repr, found))
         name = "pairs" if feedback.pairs else "ranking"

@@ -59,8 +59,8 @@ def tldr_comparisons(row: Any, default_id: str) -> Feedback:
 
     `{"info": {"post" | "article", "title", "subreddit", "id"}, "summaries": [{"text",
     "policy", "note"}, ...], "choice", "worker", "batch", "split", "extra":
-    {"confidence"}}`. The confidence is the pair's strength. A worker's note is a
-    comment.
+    {"confidence"}}`. A worker's note is a comment; the confidence, a place on a scale
+    of 9 of which the data do not say what its ends are, is kept in `extra`.
     """
     row = _mapping(row)
     info = _mapping(_get(row, "info"), "info")
@@ -80,17 +80,18 @@ def tldr_comparisons(row: Any, default_id: str) -> Feedback:
     if not _is_side(choice) or len(responses) != 2:
         problem = f"expected 0 or 1 of two summaries, got {show(choice)}"
         raise FieldError("choice", problem)
-    confidence = _mapping(row.get("extra") or {}, "extra").get("confidence")
-    strength = None if confidence is None else _number("extra.confidence", confidence)
+    further = _mapping(row.get("extra") or {}, "extra")
     return _made(
         id=default_id,
         prompt=_tldr_prompt(info),
         responses=tuple(responses),
-        pairs=(Pair(str(choice), str(1 - choice), strength),),
+        pairs=(Pair(str(choice), str(1 - choice)),),
         comments=tuple(comments),
         annotator=_annotator(row.get("worker")),
         provenance="summarize-from-feedback",
-        extra=_kept(row, "batch", "split") | _kept(info, "id", "subreddit", "site"),
+        extra=_kept(row, "batch", "split")
+        | _kept(info, "id", "subreddit", "site")
+        | _kept(further, "confidence"),
     )
 
 
@@ -164,10 +165,11 @@ HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity
 
 
 def helpsteer(row: Any, default_id: str) -> Feedback:
-    """HelpSteer and HelpSteer2 (Wang et al. 2023, 2024): one response, five ratings.
+    """HelpSteer (Wang et al. 2023): one response, five ratings.
 
     `{"prompt", "response", "helpfulness", "correctness", "coherence", "complexity",
-    "verbosity"}`, each 0 to 4.
+    "verbosity"}`, each 0 to 4. HelpSteer2 has the same fields; its conversations stay
+    one text, and the two responses to a prompt two records.
     """
     row = _mapping(row)
     ratings = tuple(
@@ -261,16 +263,16 @@ def _utc(seconds: list[Any]) -> str | None:
 
 
 def _tldr_prompt(info: Row) -> str:
-    """The query of the paper's models: subreddit, title and post, or the article."""
+    """The query of Huang et al. 2024: subreddit, title and post; or the article."""
     if isinstance(info.get("article"), str):
         return _text(info, "article", "info")
     post = _text(info, "post", "info")
     head = [
-        f"{label}: {info[name]}"
-        for label, name in (("SUBREDDIT", "subreddit"), ("TITLE", "title"))
+        f"{label}{info[name]}"
+        for label, name in (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"))
         if isinstance(info.get(name), str)
     ]
-    return "\n".join([*head, f"POST: {post}", "TL;DR:"])
+    return "\n\n".join([*head, f"POST: {post}", "TL;DR:"])
 
 
 _TURN = re.compile(r"\n\n(Human|Assistant): ?")

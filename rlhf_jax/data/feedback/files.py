@@ -93,10 +93,17 @@ def write(path: str | Path, records: Iterable[Feedback]) -> None:
     """Write records as JSONL, whole or not at all; `read` gives the same records.
 
     Raises:
-      UserError: two records have the same id.
+      UserError: two records have the same id, or the file cannot be written.
     """
-    path, seen = Path(path), set()
-    temporary = path.with_name(path.name + ".partial")
+    path = Path(path)
+    try:
+        _write(path, path.with_name(path.name + ".partial"), records)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write(path: Path, temporary: Path, records: Iterable[Feedback]) -> None:
+    seen = set()
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         for record in records:
             if record.id in seen:

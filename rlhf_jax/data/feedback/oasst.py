@@ -21,12 +21,14 @@ def read(path: str | Path, *, on_bad_record: str = "stop") -> files.FeedbackSet:
 
     A row is a message: `{"message_id", "parent_id", "user_id", "created_date", "text",
     "role": "prompter" | "assistant", "rank": 0 (best) ..., "labels": {"name": [...],
-    "value": [0 to 1, ...]}, "deleted", "lang", "message_tree_id"}`. The prompt is the
-    conversation up to the replies; deleted messages do not exist. The ranking is that
-    of the data set, an aggregate over reviewers, so no annotator is named.
+    "value": [0 to 1, ...]}, "deleted", "lang", "message_tree_id"}`, with labels also as
+    `{"quality": {"value", "count"}}`; or a tree, `{"message_tree_id", "prompt": a
+    message with its "replies", ...}`. The prompt is the conversation up to the replies;
+    deleted messages do not exist. The ranking is that of the data set, an aggregate
+    over reviewers, so no annotator is named.
 
     Args:
-      path: JSONL of messages (of the flat layout, in any order).
+      path: JSONL of messages, in any order, or of trees.
       on_bad_record: `stop` or `skip`, as in `feedback.read`; a line that is no message
         counts as a bad record, and so do the replies below it.
 
@@ -39,18 +41,42 @@ def read(path: str | Path, *, on_bad_record: str = "stop") -> files.FeedbackSet:
     for number, line in files.lines(path):
         where = f"{path}:{number}"
         try:
-            name, row = _message(line, places)
+            rows = list(_flat(fields.decode(line)))
         except FieldError as error:
             bad.append((where, _raising(error)))
-        else:
-            messages[name], places[name] = row, where
+            continue
+        for found in rows:
+            try:
+                name, row = _message(found, places)
+            except FieldError as error:
+                bad.append((where, _raising(error)))
+            else:
+                messages[name], places[name] = row, where
     found = itertools.chain(bad, _records(messages, places))
     return files.collect(Path(path).stem, found, on_bad_record, shown=str(path))
 
 
-def _message(line: bytes, places: Mapping[str, str]) -> tuple[str, Row]:
-    """(id, message) of a line; what makes it part of a tree is checked."""
-    row = fields.decode(line)
+def _flat(row: Any) -> Iterator[Any]:
+    """The messages of a line: itself, or those of the tree that it holds."""
+    if not isinstance(row, Mapping) or "message_id" in row or "prompt" not in row:
+        yield row
+        return
+    waiting = [(row["prompt"], None)]
+    while waiting:
+        message, parent = waiting.pop()
+        if not isinstance(message, Mapping):
+            raise FieldError("prompt", f"expected a message, got {show(message)}")
+        replies = message.get("replies") or []
+        if not isinstance(replies, list):
+            raise FieldError("replies", f"expected a list, got {show(replies)}")
+        yield {"parent_id": parent, "message_tree_id": row.get("message_tree_id")} | {
+            name: value for name, value in message.items() if name != "replies"
+        }
+        waiting += [(reply, message.get("message_id")) for reply in reversed(replies)]
+
+
+def _message(row: Any, places: Mapping[str, str]) -> tuple[str, Row]:
+    """(id, message) of a row; what makes it part of a tree is checked."""
     if not isinstance(row, Mapping):
         raise FieldError("(line)", f"expected a JSON object, got {show(row)}")
     name = fields.present(row, "message_id")
@@ -121,6 +147,7 @@ def _rank(value: Any) -> int:
         not isinstance(value, int | float)
         or isinstance(value, bool)
         or value != int(value)
+        or value < 0
     ):
         raise FieldError("rank", f"expected 0, 1, 2 ..., got {show(value)}")
     return int(value)
@@ -164,6 +191,8 @@ def _ratings(row: Row) -> list[Rating]:
     labels = row.get("labels")
     if not labels:
         return []
+    if isinstance(labels, Mapping) and not {"name", "value"} & set(labels):
+        labels = _columns(labels)
     names, values = (
         labels.get(key) if isinstance(labels, Mapping) else None
         for key in ("name", "value")
@@ -179,6 +208,16 @@ def _ratings(row: Row) -> list[Rating]:
         for name, value in zip(names, values, strict=True)
         if value is not None
     ]
+
+
+def _columns(labels: Row) -> Row:
+    """`{"quality": {"value": 0.7, "count": 3}}` as columns of names and values."""
+    for name, found in labels.items():
+        if not isinstance(found, Mapping) or "value" not in found:
+            raise FieldError(
+                f"labels.{name}", f"expected {{value, count}}, got {show(found)}"
+            )
+    return {"name": list(labels), "value": [x["value"] for x in labels.values()]}
 
 
 def _value(value: Any) -> float:

@@ -64,7 +64,7 @@ def convert(row: Any, default_id: str) -> Feedback:
 def of_ranking(record: records.Ranking) -> Feedback:
     """A ranking (a pair is one) as feedback; its responses are called "0", "1" ...
 
-    Its margin is left behind.
+    Its margin, which no view of feedback reads, is kept in `extra`.
     """
     responses = tuple(
         Response(str(index), text) for index, text in enumerate(record.responses)
@@ -75,7 +75,9 @@ def of_ranking(record: records.Ranking) -> Feedback:
         responses=responses,
         ranking=_groups(record.ranks),
         weight=record.weight,
-        extra=record.extra,
+        extra={**record.extra, "margin": record.margin}
+        if record.margin
+        else record.extra,
     )
 
 

@@ -54,7 +54,11 @@ def row(feedback: Feedback) -> dict[str, Any]:
     found |= {"annotator": feedback.annotator, "time": feedback.time}
     found |= {"provenance": feedback.provenance, "parents": list(feedback.parents)}
     found["extra"] = dict(feedback.extra)
-    kept = {name: value for name, value in found.items() if value not in (None, [], {})}
+    kept = {
+        name: value
+        for name, value in found.items()
+        if name in ("id", "prompt", "responses") or value not in (None, [], {})
+    }
     if feedback.provenance == "":
         kept.pop("provenance")
     return kept if feedback.weight == 1.0 else kept | {"weight": feedback.weight}

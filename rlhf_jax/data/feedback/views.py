@@ -288,5 +288,7 @@ def _view(
         for name in SAYS:
             if name not in used and getattr(item, name):
                 dropped[f"{name}: not used"] += len(getattr(item, name))
+        if "margin" in item.extra:
+            count("margin: not used")
         found.extend(made)
     return View(tuple(found), dict(dropped))

@@ -67,8 +67,11 @@ TLDR = {
 
 def test_tldr_comparisons(tmp_path):
     (record,) = read(tmp_path, "tldr_comparisons", TLDR).records
-    assert record.prompt == "SUBREDDIT: advice\nTITLE: Help\nPOST: Long story.\nTL;DR:"
-    assert record.pairs == (feedback.Pair("1", "0", 8.0),)
+    assert record.prompt == (
+        "SUBREDDIT: r/advice\n\nTITLE: Help\n\nPOST: Long story.\n\nTL;DR:"
+    )
+    assert record.pairs == (feedback.Pair("1", "0"),)
+    assert record.extra["confidence"] == 8, "of which end of the scale is not known"
     assert record.responses[1].source == "ref" and record.annotator == "w7"
     assert record.comments == (feedback.Comment("too short", "0"),)
     assert record.extra["batch"] == "b3" and record.extra["id"] == "t3_1"
@@ -143,6 +146,48 @@ def message(id, parent, role, text, **more):
     return {"message_id": id, "parent_id": parent, "role": role, "text": text,
             "user_id": "u", "created_date": "2023-02-05T14:23:50+00:00", "lang": "en",
             "deleted": False, **more}  # fmt: skip
+
+
+def test_oasst_as_its_authors_export_it(tmp_path):
+    """Labels with counts, and whole trees of messages, are what rows are."""
+    best = message(
+        "r1", "p1", "assistant", "Best", rank=0,
+        labels={"quality": {"value": 0.75, "count": 3}},
+    )  # fmt: skip
+    prompt = message("p1", None, "prompter", "Hello", message_tree_id="p1")
+    other = message("r2", "p1", "assistant", "Worse", rank=1)
+    more = message("p2", "r1", "prompter", "More", message_tree_id="p1")
+    rows = [prompt, best, other, more,
+            message("s1", "p2", "assistant", "One", rank=1),
+            message("s2", "p2", "assistant", "Two", rank=0)]  # fmt: skip
+    flat = oasst.read(write(tmp_path / "flat.jsonl", *rows))
+    assert flat.records[0].ratings == (feedback.Rating("r1", "quality", 0.75, 0, 1),)
+
+    def without(row):
+        return {k: v for k, v in row.items() if k != "parent_id"}
+
+    more = without(rows[3]) | {"replies": [without(row) for row in rows[4:]]}
+    tree = without(prompt) | {
+        "replies": [without(best) | {"replies": [more]}, without(other)]
+    }
+    path = write(
+        tmp_path / "trees.jsonl",
+        {"message_tree_id": "p1", "tree_state": "ready_for_export", "prompt": tree},
+    )
+    assert {x.id: x for x in oasst.read(path).records} == {
+        x.id: x for x in flat.records
+    }
+    for wrong, problem in [
+        (
+            best | {"labels": {"quality": 0.7}},
+            r"labels.quality.*expected \{value, count",
+        ),
+        (best | {"rank": -1}, "rank.*got int -1"),
+    ]:
+        with pytest.raises(UserError, match=problem):
+            oasst.read(write(tmp_path / "wrong.jsonl", prompt, wrong, other))
+    with pytest.raises(UserError, match="replies.*expected a list"):
+        oasst.read(write(tmp_path / "wrong.jsonl", {"prompt": prompt | {"replies": 3}}))
 
 
 def test_oasst(tmp_path):

@@ -81,6 +81,8 @@ def test_every_field_is_read():
         ]),
         {"id": "7", "prompt": "", "responses": ROW["responses"][:1],
          "labels": [{"response": "a", "good": True}]},
+        {"id": "8", "prompt": [], "responses": [{"id": "a", "text": [5]}],
+         "labels": [{"response": "a", "good": True}]},
     ],
 )  # fmt: skip
 def test_jsonl_in_and_out_loses_nothing(tmp_path, row):
@@ -92,6 +94,24 @@ def test_jsonl_in_and_out_loses_nothing(tmp_path, row):
     assert found.records == (record,) and found.skipped == () and found.counts == {}
     feedback.write(paths[1], found.records)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    for path in (tmp_path / "none" / "x.jsonl", tmp_path):
+        with pytest.raises(UserError, match=f"cannot write {path}: "):
+            feedback.write(path, [feedback.parse(ROW, "")])
+
+
+def test_preferences_that_go_in_a_circle_by_their_texts_are_refused():
+    """a and c are the same text: to prefer a to b and b to c is to prefer b to a."""
+    row = changed(
+        responses=[{"id": x, "text": t} for x, t in zip("abc", "XYX", strict=True)],
+        ranking=[], edits=[], ratings=[], labels=[], comments=[], follow_ups=[],
+        pairs=[{"better": "a", "worse": "b"}, {"better": "b", "worse": "c"}],
+    )  # fmt: skip
+    with pytest.raises(feedback.FeedbackError, match="circle") as raised:
+        feedback.parse(row, "")
+    assert raised.value.kind == "cyclic preference"
 
 
 def test_empty_fields_are_not_written():
