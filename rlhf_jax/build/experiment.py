@@ -149,10 +149,12 @@ def _context(
 
 
 def _retention(section: Section) -> retention.Retention:
+    best = section.optional("keep_best", section.str)
     rules = retention.Retention(
         last=section.int("keep_last", 1),
         every=section.int("keep_every", 0),
-        best=section.optional("keep_best", section.str),
+        best=best,
+        mode=retention.mode_of(best or ""),
     )
     retention.validate(rules)
     return rules

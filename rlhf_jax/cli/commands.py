@@ -5,6 +5,7 @@ Heavy imports happen inside the functions, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rlhf_jax.cli import model_commands, plan_command
@@ -142,13 +143,24 @@ def _report_arguments(parser: Parser) -> None:
     parser.add_argument("--out", help="file to write; RUN/report.html for one run")
 
 
+def _check_run(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(f"{folder} is not a run: it has no config.json")
+    try:
+        found = json.loads(config.read_text())
+    except ValueError:
+        return  # `report` and `digest` say that it is damaged
+    if not isinstance(found, dict) or "stages" not in found:
+        raise UserError(f"{folder} is not a run: its config.json names no stages")
+
+
 def _report(options: Options) -> int:
     from rlhf_jax.studies import report
 
     runs = [Path(run) for run in options.runs]
     for run in runs:
-        if not (run / "config.json").is_file():
-            raise UserError(f"{run} is not a run: it has no config.json")
+        _check_run(run)
     if len(runs) > 1:
         print(report.difference(runs))
     default = runs[0] / "report.html" if len(runs) == 1 else Path("report.html")
@@ -170,8 +182,7 @@ def _digest(options: Options) -> int:
 
     runtime.prepare()
     workdir = Path(options.workdir)
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} is not a run: it has no config.json")
+    _check_run(workdir)
     if options.rtol is not None and not 0 <= options.rtol < float("inf"):
         raise UserError(f"--rtol={options.rtol} must be a number from 0")
     if options.against is not None:

@@ -12,6 +12,9 @@ _TRAINED_ON = ("proxy", "objective")
 """Parts of metric names that always tell of what the policy is trained on."""
 
 
+_BETTER_LOWER = ("loss", "perplexity", "kl", "truncated", "repetition")
+
+
 class Retention(NamedTuple):
     """Rules that add up: a checkpoint stays if any rule keeps it.
 
@@ -19,7 +22,7 @@ class Retention(NamedTuple):
       last: keep this many of the latest (at least 1).
       every: keep steps divisible by this; 0 = none.
       best: keep the best by this held-out metric (`eval/...`); None = no such rule.
-      mode: whether the metric is to be `max` or `min`.
+      mode: whether the metric is to be `max` or `min`; see `mode_of`.
       refused: further metrics that come from what the policy is trained on.
     """
 
@@ -67,6 +70,11 @@ def validate(rules: Retention) -> None:
             "metric that is not trained on, such as eval/gold or eval/loss "
             "(the training reward model likes best what over-optimises it)"
         )
+
+
+def mode_of(name: str) -> Literal["max", "min"]:
+    """`min` for a held-out metric that is better where it is lower."""
+    return "min" if name.split("/")[-1] in _BETTER_LOWER else "max"
 
 
 def best_step(saved: Iterable[Saved], name: str, mode: str = "max") -> int | None:

@@ -171,6 +171,7 @@ def test_every_entry_has_value_interval_and_verdict(run):
         found
     )
     assert {"position_bias", "prompt_shuffle", "consistency_padding"} <= set(found)
+    assert {"score_drift", "ood_data", "ood_policy"} <= set(found), "not measured"
     assert {"accuracy/source/a", "accuracy/source/b"} <= set(found)
     for entry in found.values():
         assert {"value", "ci", "verdict", "n"} <= set(entry) and len(entry["ci"]) == 2

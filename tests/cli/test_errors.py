@@ -69,6 +69,26 @@ CONFIG = [
     ("sft.optimizer.b1=2", "config.sft.optimizer.b1=2.0"),
     ("checkpoint.keep_best=eval/proxy", "eval/proxy"),
     ("checkpoint.keep_last=0", "config.checkpoint.keep_last=0"),
+    (
+        "gold=rm",
+        "config.gold names 'rm', and config.ppo.reward_model='rm' trains on it",
+    ),
+    ("eval_scorers=rm", "config.eval_scorers names 'rm'"),
+    (
+        "ppo.rewards=score_at_last_token,kl_penalty,adaptive_kl_penalty",
+        "kl_coef would be paid twice",
+    ),
+    ("ppo.rewards=score_at_last_token,kl_penalty,kl_penalty", "'kl_penalty' twice"),
+    ("ppo.rewards=whiten,score_at_last_token", "'whiten' edits the rewards of tokens"),
+    ("ppo.rewards=score_at_last_token,scale", "scale.of='tokens'"),
+    ("rm.terms=plackett_luce,plackett_luce", "'plackett_luce' twice"),
+    ("ppo.estimator=", "config.ppo.estimator is empty"),
+    ("ppo.estimator=gae,monte_carlo", "'monte_carlo' wraps no estimator"),
+    ("ppo.reduction=inf", "config.ppo.reduction='inf'"),
+    ("ppo.missing_eos_penalty.penalty=None", "missing_eos_penalty needs one"),
+    ("ppo.missing_eos_penalty.penalty=nan", "not a finite number"),
+    ("ppo.kl_penalty.estimator=None", "kl_penalty needs one"),
+    ("ppo.clipped_value.clip_eps=None", "clipped_value needs one"),
     ("debug.dump_step=4", "stage ppo has the steps 0 to 3"),
     ("scorer=/no/such/file.py:f", "/no/such/file.py"),
     ("scorer=abc", "path.py:fn"),
@@ -81,6 +101,12 @@ def test_a_wrong_setting_is_named(refused, tmp_path, setting, said):
     message = refused("train", TINY, f"--config.{setting}", f"--workdir={workdir}")
     assert said in message
     assert not workdir.exists()
+
+
+def test_a_reward_model_that_stands_for_gold_has_labels_of_its_own(refused):
+    config = TINY.replace("quickstart.py:tiny", "tldr_ppo.py:tiny+gold")
+    message = refused("check", config, "--config.gold_rm.half=all")
+    assert "gold_rm.half and rm.half, one 'first' and one 'second'" in message
 
 
 EXPERIMENTS = [
@@ -115,6 +141,7 @@ def test_a_config_that_is_not_there_is_named(refused, tmp_path):
     )
 
 
+ABLATION = TINY.replace("quickstart.py", "ablations/ppo_terms.py")
 COMMAND_LINES = [
     ([], "COMMAND"),
     (["trainn"], "invalid choice: 'trainn'"),
@@ -131,6 +158,11 @@ COMMAND_LINES = [
     (["export", "no/such/stage", "out"], "there is no folder 'no/such/stage'"),
     (["score", "no/such/model", "no/such/file"], "cannot read no/such/file"),
     (["report"], "RUN"),
+    (
+        ["ablate", ABLATION, "--config.study.terms=foo", "--workdir=w"],
+        "config.study.terms=",
+    ),
+    (["ablate", ABLATION, "--config.study.metrics=1", "--workdir=w"], "tuple of dicts"),
     (["report", "no/such/run"], "no/such/run is not a run"),
     (["digest", "no/such/run"], "no/such/run is not a run"),
 ]

@@ -51,6 +51,8 @@ def test_a_damaged_or_missing_config_is_named_and_no_page_is_written(
     for runs in ([other], [finished_run, other], [other, finished_run]):
         message = refused("report", *runs, f"--out={page}")
         assert str(other / "config.json") in message and "damaged" in message
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    assert "names no stages" in refused("report", other, f"--out={page}")
     (other / "config.json").unlink()
     assert f"{other} is not a run" in refused("report", other, f"--out={page}")
     assert not page.exists()

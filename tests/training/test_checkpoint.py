@@ -174,6 +174,9 @@ def test_retention_rules_add_up():
     assert retention.kept(found, Retention(last=2)) == {50, 60}
     assert retention.kept(found, Retention(every=30)) == {30, 60}
     assert retention.kept(found, Retention(best="eval/gold")) == {20, 60}
+    assert [retention.mode_of(f"eval/{x}") for x in ("gold", "loss", "kl")] == [
+        *("max", "min", "min")
+    ]
     lowest = Retention(best="eval/gold", mode="min")
     assert retention.kept(found, lowest) == {10, 60}
     assert retention.kept([], Retention()) == set()

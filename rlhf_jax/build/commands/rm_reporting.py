@@ -143,24 +143,24 @@ def _edits(measured: _Measured) -> dict[str, rm_report.Entry]:
 def _shift(
     measured: _Measured, options: argparse.Namespace
 ) -> dict[str, rm_report.Entry]:
-    """Drift and distance of samples, where a file of the reference's is given."""
-    if options.reference_samples is None:
-        if options.policy_samples is not None:
-            raise UserError(
-                "--policy-samples are compared with --reference-samples; give both"
-            )
-        return {}
+    """Drift and distance of samples; not measured where their files are not given."""
+    if options.reference_samples is None and options.policy_samples is not None:
+        raise UserError(
+            "--policy-samples are compared with --reference-samples; give both"
+        )
 
-    def judged(path: str) -> rm_report.Samples:
+    def judged(path: str | None) -> rm_report.Samples | None:
+        if path is None:
+            return None
         answers, clusters = read.samples(Path(path), measured.opened)
         return rm_report.Samples(*measured.judge(answers), clusters)
 
     reference = judged(options.reference_samples)
+    policy = judged(options.policy_samples)
     data = rm_report.Samples(measured.scores, measured.hidden, measured.source.clusters)
     far = rm_report.out_of_distribution
-    entries = {"ood_data": far(reference, data, "a response of the data")}
-    if options.policy_samples is not None:
-        policy = judged(options.policy_samples)
-        entries["score_drift"] = rm_report.score_drift(reference, policy)
-        entries["ood_policy"] = far(reference, policy, "a sample of the policy")
-    return entries
+    return {
+        "ood_data": far(reference, data, "a response of the data"),
+        "score_drift": rm_report.score_drift(reference, policy),
+        "ood_policy": far(reference, policy, "a sample of the policy"),
+    }

@@ -67,12 +67,12 @@ def read(config: ConfigDict) -> Study:
 
 
 def _plan(section: Section, plain: Mapping[str, Any]) -> ablation.Plan:
-    seeds = section.value("seeds")
+    counted = not isinstance(section.value("seeds"), tuple | list)
     return ablation.make(
         section.str("name"),
         _cells(section, plain),
-        range(seeds) if isinstance(seeds, int) else section.ints("seeds"),
-        [_metric(values) for values in section.value("metrics")],
+        range(section.int("seeds", 1)) if counted else section.ints("seeds"),
+        _metrics(section),
         question=section.str("question"),
         seed_kinds=_seed_kinds(section),
         config=plain,
@@ -95,6 +95,18 @@ def _seed_kinds(section: Section) -> tuple[str, ...]:
     return kinds
 
 
+def _metrics(section: Section) -> list[ablation.Metric]:
+    found = section.value("metrics")
+    if not isinstance(found, tuple | list) or not all(
+        isinstance(one, Mapping) and "name" in one for one in found
+    ):
+        raise UserError(
+            f"{section.path}.metrics={found!r} must be a tuple of dicts, each with a"
+            " name (and path, direction, unit, margin)"
+        )
+    return [_metric(one) for one in found]
+
+
 def _metric(values: Mapping[str, Any]) -> ablation.Metric:
     unknown = sorted(set(values) - set(ablation.Metric._fields))
     if unknown:
@@ -107,6 +119,8 @@ def _metric(values: Mapping[str, Any]) -> ablation.Metric:
 
 def _cells(section: Section, plain: Mapping[str, Any]) -> tuple[ablation.Cell, ...]:
     grid = section.choice("grid", GRIDS)
+    key = "terms" if grid in ("leave_one_out", "add_one_in") else "factors"
+    _check_pairs(section, key)
     if grid in ("leave_one_out", "add_one_in"):
         terms = [ablation.Term(name, dict(off)) for name, off in section.value("terms")]
         return getattr(ablation, grid)(terms)
@@ -114,6 +128,28 @@ def _cells(section: Section, plain: Mapping[str, Any]) -> tuple[ablation.Cell, .
         ablation.Factor(key, tuple(values)) for key, values in section.value("factors")
     ]
     return getattr(ablation, grid)(factors, plain)
+
+
+def _check_pairs(section: Section, key: str) -> None:
+    """`factors` are (key, values), `terms` (name, changes), changes (key, value)."""
+    found = section.value(key)
+    inner = [pair[1] for pair in found] if _are_pairs(found) else [None]
+    if not all(isinstance(x, tuple | list) for x in inner) or (
+        key == "terms" and not all(map(_are_pairs, inner))
+    ):
+        form = (
+            "(('name', (('a.key', value),)), ...)"
+            if key == "terms"
+            else "(('a.key', (value, value)), ...)"
+        )
+        raise UserError(f"{section.path}.{key}={found!r} is not of the form {form}")
+
+
+def _are_pairs(found: Any) -> bool:
+    return isinstance(found, tuple | list) and all(
+        isinstance(x, tuple | list) and len(x) == 2 and isinstance(x[0], str)
+        for x in found
+    )
 
 
 def configured(
@@ -147,10 +183,19 @@ def _change(config: ConfigDict, key: str, value: Any) -> None:
                 f"{nearest(part, list(level))}"
             )
         level = level[part]
+        if not isinstance(level, ConfigDict):
+            raise UserError(
+                f"config.study changes '{key}', but '{part}' is no section: it is"
+                f" {level!r}"
+            )
     if last not in level and last not in sections.PARTS:
         raise UserError(
             f"config.study changes '{key}', but there is no '{last}'"
             f"{nearest(last, list(level))}"
+        )
+    if isinstance(level.get(last), ConfigDict) and not isinstance(value, Mapping):
+        raise UserError(
+            f"config.study sets '{key}' to {value!r}, but that is a section"
         )
     with level.unlocked(), level.ignore_type():
         level[last] = ConfigDict(value) if isinstance(value, Mapping) else value

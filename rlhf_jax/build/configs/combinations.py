@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from rlhf_jax.build.objective.parts import KL_LINKS, KL_TERMS
+from rlhf_jax.build.objective.orders import KL_LINKS
+from rlhf_jax.build.objective.parts import KL_TERMS
 from rlhf_jax.errors import UserError
 
 POLICY_TERMS = ("clipped_surrogate", "clipped_weight", "policy_gradient")

@@ -44,6 +44,9 @@ WRITING = ("label", "best_of_n")
 SAMPLING = ("ppo", "online_preference", "table")
 """Kinds of stage that sample and score."""
 
+TRAINING = ("ppo", "online_preference")
+"""Kinds of stage that train a policy on the scores of `reward_model`."""
+
 
 def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
     """Checks what one stage names, given the stages before it.
@@ -82,6 +85,8 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
         _scorer("config.gold", context.gold_source, rewards)
     for scorer in context.eval_scorers if kind in SAMPLING else ():
         _scorer("config.eval_scorers", scorer, rewards)
+    if kind in TRAINING and context.user_scorer is None:
+        _check_judges(path, settings["reward_model"], plain, context)
     _check_counts(path, kind, settings, context)
     _check_task(path, kind, settings, context)
     if kind in RANKED and settings["data"] != "task":
@@ -113,6 +118,37 @@ def _check_scorer(
             f"{path}.reward_model='gold': this task has no gold reward; name a reward"
             " model stage, or give config.scorer=FILE.py:FUNCTION"
         )
+
+
+def _check_judges(
+    path: str, source: str, plain: Mapping[str, Any], context: Context
+) -> None:
+    """What stands for gold, or is only looked at, must not be what is trained on."""
+    several = aggregates.parse(source)
+    trained = list(several.members if several else (source,))
+    for name in list(trained):
+        if plain.get(name, {}).get("kind") == "average":
+            trained += plain[name]["members"]
+    judges = [("config.eval_scorers", name) for name in context.eval_scorers]
+    if context.gold_source != "task":
+        judges.append(("config.gold", context.gold_source))
+    for key, judge in judges:
+        if judge in trained:
+            raise UserError(
+                f"{key} names {judge!r}, and {path}.reward_model={source!r} trains on"
+                " it; name a reward model that no policy is trained on"
+            )
+    stands, halves = context.gold_source, {"first", "second"}
+    for name in trained if context.gold_source in plain else ():
+        pair = [plain[x] for x in (stands, name) if x in plain]
+        ranked = len(pair) == 2 and all(x.get("kind") in RANKED for x in pair)
+        if ranked and pair[0]["data"] == pair[1]["data"]:
+            if {x["half"] for x in pair} != halves:
+                raise UserError(
+                    f"config.gold={stands!r} stands for gold, and learned from labels"
+                    f" that {name!r} learned from too; give them {stands}.half and"
+                    f" {name}.half, one 'first' and one 'second'"
+                )
 
 
 def _model(path: str, name: Any, known: Sequence[str], what: str) -> None:

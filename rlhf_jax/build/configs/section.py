@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -109,6 +110,9 @@ class Section:
             isinstance(x, str) for x in value
         ):
             self._refuse(key, value, "a tuple of names, such as ('a', 'b')")
+        for index, name in enumerate(value):
+            if name in value[:index]:
+                raise UserError(f"{self._path}.{key} names '{name}' twice")
         return tuple(value)
 
     def ints(self, key: str) -> tuple[int, ...]:
@@ -163,7 +167,20 @@ class Section:
                 raise UserError(
                     f"{self._path}.{name} is missing: {factory.__name__} needs it"
                 )
-        return {**{key: self._take(key) for key in self._values}, **given}
+        found = {key: self._take(key) for key in self._values}
+        for key, value in found.items():
+            self._check_keyword(key, value, factory)
+        return {**found, **given}
+
+    def _check_keyword(self, key: str, value: Any, factory: Callable[..., Any]) -> None:
+        """None where the factory knows none, and numbers that are none, are refused."""
+        if isinstance(value, float) and not math.isfinite(value):
+            self._refuse(key, value, "a finite number")
+        default = inspect.signature(factory).parameters[key].default
+        if value is None and default is not None:
+            hint = typing.get_type_hints(factory).get(key, Any)
+            if hint is not Any and type(None) not in typing.get_args(hint):
+                self._refuse(key, value, f"a value: {factory.__name__} needs one")
 
     def leave(self, keys: list[str]) -> None:
         """Passes over keys that are there on purpose although nothing reads them."""

@@ -16,7 +16,7 @@ import optax
 
 from rlhf_jax import advantages, losses, rewards
 from rlhf_jax.build.configs.section import Section, nearest
-from rlhf_jax.build.objective import arguments
+from rlhf_jax.build.objective import arguments, orders
 from rlhf_jax.errors import UserError
 from rlhf_jax.ops import kl
 from rlhf_jax.optimizers import optimizer as make_optimizer
@@ -26,12 +26,6 @@ from rlhf_jax.types import AdvantageEstimator, RewardTransformation
 
 RANGES = {"clip_eps": (0.0, None), "lam": (0.0, 1.0), "discount": (0.0, 1.0)}
 """Least and largest value of keywords that several parts have."""
-KL_LINKS = {
-    "kl_penalty": "coef",
-    "adaptive_kl_penalty": "init_coef",
-    "lagrangian_kl_penalty": "init_coef",
-}
-"""Links whose coefficient is the section's `kl_coef`."""
 KL_TERMS = (
     "kl_to_reference",
     "adaptive_kl_to_reference",
@@ -95,44 +89,18 @@ def shaping(section: Section, kl_coef: Any) -> RewardTransformation:
     """The chain named by `rewards`, in that order; `kl_coef` goes to its KL penalty.
 
     Raises:
-      UserError: no link or two place the score on a token, or a link that edits scores
-        comes after it, where it would do nothing.
+      UserError: see `orders.check_rewards`.
     """
     links = []
     names = section.names("rewards")
-    _check_order(section, names)
+    orders.check_rewards(section, names)
     for name in names:
         factory = part(rewards, name, section, "rewards")
-        given = {KL_LINKS[name]: kl_coef} if name in KL_LINKS else {}
+        given = {orders.KL_LINKS[name]: kl_coef} if name in orders.KL_LINKS else {}
         own = keywords(section, name, factory, **given)
         # A coefficient of the KL is state already: that of its controller.
         links.append(factory(**own) if given else arguments.link(factory, own))
     return rewards.chain(*links)
-
-
-_PLACEMENTS = ("score_at_last_token", "score_after_last_token")
-_OF_SCORES = (
-    "gain_and_bias",
-    "length_penalty",
-    "missing_eos_penalty",
-    "missing_eos_replacement",
-    "running_normalization",
-)
-
-
-def _check_order(section: Section, names: tuple[str, ...]) -> None:
-    placed = [index for index, name in enumerate(names) if name in _PLACEMENTS]
-    if len(placed) != 1:
-        raise UserError(
-            f"{section.path}.rewards={names} must name exactly one of"
-            f" {', '.join(_PLACEMENTS)}, which puts the score on a token"
-        )
-    late = [name for name in names[placed[0] :] if name in _OF_SCORES]
-    if late:
-        raise UserError(
-            f"{section.path}.rewards: '{late[0]}' edits scores, so it must come before"
-            f" '{names[placed[0]]}'"
-        )
 
 
 def estimator(section: Section, group_size: int) -> AdvantageEstimator:
@@ -140,13 +108,21 @@ def estimator(section: Section, group_size: int) -> AdvantageEstimator:
 
     Estimators of groups compare the `group_size` samples of a prompt.
     """
-    first, *wrappers = section.names("estimator")
+    names = section.names("estimator")
+    if not names:
+        raise UserError(f"{section.path}.estimator is empty; name one, such as 'gae'")
+    first, *wrappers = names
     factory = part(advantages, first, section, "estimator")
     grouped = "group_size" in inspect.signature(factory).parameters
     given = {"group_size": group_size} if grouped else {}
     result = arguments.estimator(factory, keywords(section, first, factory, **given))
     for name in wrappers:
         wrapper = part(advantages, name, section, "estimator")
+        if "estimator" not in inspect.signature(wrapper).parameters:
+            raise UserError(
+                f"{section.path}.estimator={names}: '{name}' wraps no estimator, so it"
+                " can only come first"
+            )
         result = wrapper(**keywords(section, name, wrapper, estimator=result))
     return result
 
@@ -230,9 +206,12 @@ def reduction_of(section: Section) -> losses.Reduction:
     if name in REDUCTIONS:
         return REDUCTIONS[name]
     try:
-        return losses.sum_over(float(name))
+        constant = float(name)
+        if not 0 < constant < float("inf"):
+            raise ValueError
+        return losses.sum_over(constant)
     except ValueError:
-        known = [*REDUCTIONS, "a number, the constant that a sum is divided by"]
+        known = [*REDUCTIONS, "a number above 0, the constant that a sum is divided by"]
         raise UserError(
             f"{section.path}.reduction='{name}' is not known{nearest(name, known)}"
         ) from None

@@ -49,7 +49,13 @@ def _of_file(path: Path) -> list[Claim]:
         raise UserError(f"{path} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{path} fails with {type(error).__name__}: {error}; mend it, or begin its"
+            " name with _"
+        ) from error
     one = getattr(module, "CLAIM", None)
     found: list[Claim] = list(getattr(module, "CLAIMS", ()))
     found += [] if one is None else [one]

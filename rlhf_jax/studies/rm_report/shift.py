@@ -9,7 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from rlhf_jax import stats
-from rlhf_jax.studies.rm_report.entries import CONFIDENCE, Entry, beyond, entry
+from rlhf_jax.studies.rm_report.entries import (
+    CONFIDENCE,
+    Entry,
+    beyond,
+    entry,
+    unknown,
+)
 
 DRIFT_MARGIN = 0.1
 """Standard deviations of the reference's scores that a drift must exceed."""
@@ -28,8 +34,16 @@ class Samples(NamedTuple):
     clusters: np.ndarray
 
 
-def score_drift(reference: Samples, policy: Samples) -> Entry:
-    """Mean score of the policy's samples minus the reference's, in its deviations."""
+def score_drift(reference: Samples | None, policy: Samples | None) -> Entry:
+    """Mean score of the policy's samples minus the reference's, in its deviations;
+    None where there are no samples, which the verdict then says."""
+    said = dict(
+        unit="sd of reference scores",
+        definition="mean score of the policy's samples minus that of the reference's;"
+        " in over-optimization it rises while gold does not",
+    )
+    if reference is None or policy is None:
+        return unknown(_missing(reference, policy), **said)
     size = float(np.std(reference.scores)) or 1.0
     sides = [stats.clustered_mean(s.scores, s.clusters) for s in (policy, reference)]
     value = (sides[0].mean - sides[1].mean) / size
@@ -39,20 +53,33 @@ def score_drift(reference: Samples, policy: Samples) -> Entry:
         estimate,
         word if beyond(estimate, DRIFT_MARGIN) else "not shown",
         n=len(reference.scores) + len(policy.scores),
-        unit="sd of reference scores",
-        definition="mean score of the policy's samples minus that of the reference's;"
-        " in over-optimization it rises while gold does not",
+        **said,
     )
 
 
-def out_of_distribution(reference: Samples, other: Samples, what: str) -> Entry:
+def _missing(reference: Samples | None, other: Samples | None) -> str:
+    sides = (reference, "reference"), (other, "policy")
+    return "no samples of the " + " and the ".join(n for x, n in sides if x is None)
+
+
+def out_of_distribution(
+    reference: Samples | None, other: Samples | None, what: str
+) -> Entry:
     """How well a distance tells samples from the reference's own: the area under it.
 
     Mahalanobis distance of last hidden states (Lee et al. 2018) with mean and
     covariance of one half of the reference's prompts; the area is the probability that
     a sample is further away than one of the other half, and its interval resamples
-    prompts. 1/2: no different.
+    prompts. 1/2: no different. None: as in `score_drift`.
     """
+    said = dict(
+        unit="area under the curve",
+        definition=f"probability that {what} lies further from the reference's samples"
+        " than one of theirs that was held out (Mahalanobis distance of last hidden"
+        " states)",
+    )
+    if reference is None or other is None:
+        return unknown(_missing(reference, other), **said)
     names = np.unique(reference.clusters)
     fit_on = np.isin(reference.clusters, names[::2])
     distance = mahalanobis(reference.hidden[fit_on])
@@ -68,10 +95,7 @@ def out_of_distribution(reference: Samples, other: Samples, what: str) -> Entry:
         estimate,
         "out of distribution" if estimate.low > AUC_BAR else "not shown",
         n=len(rest) + len(held),
-        unit="area under the curve",
-        definition=f"probability that {what} lies further from the reference's samples"
-        " than one of theirs that was held out (Mahalanobis distance of last hidden"
-        " states)",
+        **said,
     )
 
 

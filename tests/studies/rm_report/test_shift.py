@@ -24,6 +24,16 @@ def test_drift_is_in_deviations_of_the_reference():
     assert down["verdict"] == "lower"
 
 
+def test_what_has_no_samples_says_so():
+    for found in (
+        rm_report.score_drift(samples(40), None),
+        rm_report.out_of_distribution(samples(40), None, "x"),
+    ):
+        assert found["verdict"] == "not measured: no samples of the policy"
+    both = rm_report.score_drift(None, None)["verdict"]
+    assert both == "not measured: no samples of the reference and the policy"
+
+
 def test_the_area_tells_another_distribution_and_not_the_same():
     near = rm_report.out_of_distribution(samples(400), samples(200, seed=1), "x")
     assert near["ci"][0] < 0.5 < near["ci"][1] and near["verdict"] == "not shown"
