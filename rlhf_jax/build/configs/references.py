@@ -126,9 +126,10 @@ def _check_judges(
     """What stands for gold, or is only looked at, must not be what is trained on."""
     several = aggregates.parse(source)
     trained = list(several.members if several else (source,))
+    stages = {name: plain[name] for name in plain["stages"]}
     for name in list(trained):
-        if plain.get(name, {}).get("kind") == "average":
-            trained += plain[name]["members"]
+        if name in stages and stages[name]["kind"] == "average":
+            trained += stages[name]["members"]
     judges = [("config.eval_scorers", name) for name in context.eval_scorers]
     if context.gold_source != "task":
         judges.append(("config.gold", context.gold_source))
@@ -139,9 +140,9 @@ def _check_judges(
                 " it; name a reward model that no policy is trained on"
             )
     stands, halves = context.gold_source, {"first", "second"}
-    for name in trained if context.gold_source in plain else ():
-        pair = [plain[x] for x in (stands, name) if x in plain]
-        ranked = len(pair) == 2 and all(x.get("kind") in RANKED for x in pair)
+    for name in trained:
+        pair = [stages[x] for x in (stands, name) if x in stages]
+        ranked = len(pair) == 2 and all(x["kind"] in RANKED for x in pair)
         if ranked and pair[0]["data"] == pair[1]["data"]:
             if {x["half"] for x in pair} != halves:
                 raise UserError(
