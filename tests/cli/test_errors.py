@@ -66,6 +66,7 @@ CONFIG = [
     ("ppo.gae.lam=2", "config.ppo.gae.lam=2.0 must be at most 1"),
     ("ppo.clipped_surrogate.clip_eps=-0.1", "clip_eps=-0.1"),
     ("sft.optimizer.name=sgdd", "sgdd"),
+    ("sft.optimizer.clip_norm=0", "config.sft.optimizer.clip_norm=0.0 lets no"),
     ("sft.optimizer.b1=2", "config.sft.optimizer.b1=2.0"),
     ("checkpoint.keep_best=eval/proxy", "eval/proxy"),
     ("checkpoint.keep_last=0", "config.checkpoint.keep_last=0"),
@@ -161,6 +162,11 @@ COMMAND_LINES = [
     (
         ["ablate", ABLATION, "--config.study.terms=foo", "--workdir=w"],
         "config.study.terms=",
+    ),
+    (["ablate", ABLATION, "--config.study.stage=label", "--workdir=w"], "no gradients"),
+    (
+        ["ablate", ABLATION, "--config.ppo.kl_coef=0", "--workdir=w"],
+        "has the config of",
     ),
     (["ablate", ABLATION, "--config.study.metrics=1", "--workdir=w"], "tuple of dicts"),
     (["report", "no/such/run"], "no/such/run is not a run"),

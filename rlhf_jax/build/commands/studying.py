@@ -21,6 +21,10 @@ ConfigDict = ml_collections.ConfigDict
 GRIDS = ("one_at_a_time", "product", "leave_one_out", "add_one_in")
 
 
+UNTRAINED = ("label", "best_of_n", "average", "table", "exact")
+"""Kinds of stage without gradients."""
+
+
 class Study(NamedTuple):
     """What a config asks for.
 
@@ -52,11 +56,19 @@ def read(config: ConfigDict) -> Study:
     section = Section({"study": base.study.to_dict()}).section("study")
     del base["study"]
     stage = section.choice("stage", base.stages)
+    if base[stage].kind in UNTRAINED:
+        raise UserError(
+            f"config.study.stage={stage!r} trains nothing, so it has no gradients that"
+            " say whether a factor does anything; name a stage that does"
+        )
     plan = _plan(section, base.to_dict())
     section.finish()
-    settings = []
+    settings, made = [], {}
     for cell in plan.cells:
         changed = configured(base, cell.changes, plan, plan.seeds[0])
+        same = made.setdefault(changed.to_json(sort_keys=True), cell.name)
+        if same != cell.name:
+            raise UserError(f"cell '{cell.name}' has the config of cell '{same}'")
         with Stop() as stop:
             try:
                 context, _ = experiment.build(changed, Path("."), stop)

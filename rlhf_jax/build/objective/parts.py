@@ -225,6 +225,12 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
             f"{section.path}.ema_decay=1.0 never moves the average; use less than 1,"
             " or None for no average"
         )
+    clip_norm = section.optional("clip_norm", lambda key: section.float(key, 0.0))
+    if clip_norm == 0.0:
+        raise UserError(
+            f"{section.path}.clip_norm=0.0 lets no gradient through; use more, or None"
+            " for no bound"
+        )
     shape = section.choice("schedule", ("constant", "linear", "cosine"))
     warmup = section.int("warmup_steps", 0)
     rest = max(steps - warmup, 1)
@@ -245,7 +251,7 @@ def optimizer(section: Section, steps: int) -> optax.GradientTransformation:
         eps_form=section.choice("eps_form", ("optax", "tensorflow")),  # type: ignore
         moment_dtype=section.choice("moment_dtype", MOMENTS),
         weight_decay=section.float("weight_decay", 0.0),
-        clip_norm=section.optional("clip_norm", lambda key: section.float(key, 0.0)),
+        clip_norm=clip_norm,
         ema_decay=ema_decay,
     )
 
