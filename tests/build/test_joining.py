@@ -80,7 +80,7 @@ def test_a_port_that_is_taken_is_named(monkeypatch):
 
 
 def join_in_vain(index, port):
-    code = "from rlhf_jax.build import joining as j; j.WAIT = 1.0; j.join()"
+    code = "from rlhf_jax.build.runs import joining as j; j.WAIT = 1.0; j.join()"
     env = os.environ | MEET | {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": index}
     env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
     return subprocess.Popen(

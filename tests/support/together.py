@@ -6,7 +6,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-JOIN = "from rlhf_jax.build import joining; joining.join()\n"
+JOIN = "from rlhf_jax.build.runs import joining; joining.join()\n"
 
 
 class Said(NamedTuple):
