@@ -182,9 +182,9 @@ def _digest(options: Options) -> int:
 
     runtime.prepare()
     workdir = Path(options.workdir)
-    _check_run(workdir)
     if options.rtol is not None and not 0 <= options.rtol < float("inf"):
         raise UserError(f"--rtol={options.rtol} must be a number from 0")
+    _check_run(workdir)
     if options.against is not None:
         return _compare(workdir, Path(options.against), options.rtol or 0.0)
     if options.rtol is not None:

@@ -110,11 +110,11 @@ def _seed_kinds(section: Section) -> tuple[str, ...]:
 def _metrics(section: Section) -> list[ablation.Metric]:
     found = section.value("metrics")
     if not isinstance(found, tuple | list) or not all(
-        isinstance(one, Mapping) and "name" in one for one in found
+        isinstance(one, Mapping) for one in found
     ):
         raise UserError(
-            f"{section.path}.metrics={found!r} must be a tuple of dicts, each with a"
-            " name (and path, direction, unit, margin)"
+            f"{section.path}.metrics={found!r} must be a tuple of dicts of a name (and"
+            " path, direction, unit, margin)"
         )
     return [_metric(one) for one in found]
 
@@ -126,6 +126,8 @@ def _metric(values: Mapping[str, Any]) -> ablation.Metric:
             f"config.study.metrics: a metric has no '{unknown[0]}'"
             f"{nearest(unknown[0], list(ablation.Metric._fields))}"
         )
+    if "name" not in values:
+        raise UserError(f"config.study.metrics: {dict(values)} has no name")
     return ablation.Metric(**values)
 
 

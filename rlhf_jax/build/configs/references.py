@@ -127,14 +127,18 @@ def _check_judges(
     several = aggregates.parse(source)
     trained = list(several.members if several else (source,))
     stages = {name: plain[name] for name in plain["stages"]}
-    for name in list(trained):
-        if name in stages and stages[name]["kind"] == "average":
-            trained += stages[name]["members"]
-    judges = [("config.eval_scorers", name) for name in context.eval_scorers]
+    averaged = [
+        member
+        for name in trained
+        if name in stages and stages[name]["kind"] == "average"
+        for member in stages[name]["members"]
+    ]
+    judges = [("config.eval_scorers", x, trained) for x in context.eval_scorers]
     if context.gold_source != "task":
-        judges.append(("config.gold", context.gold_source))
-    for key, judge in judges:
-        if judge in trained:
+        trained = [*trained, *averaged]  # the average has learned from their labels
+        judges.append(("config.gold", context.gold_source, trained))
+    for key, judge, among in judges:
+        if judge in among:
             raise UserError(
                 f"{key} names {judge!r}, and {path}.reward_model={source!r} trains on"
                 " it; name a reward model that no policy is trained on"
