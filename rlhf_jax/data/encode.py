@@ -236,3 +236,12 @@ def _targets(ids: list[int], loss_mask: list[bool]) -> Encoded:
 
 def _array(ids: Any) -> Ids:
     return np.asarray(ids, np.int32).reshape(-1)
+
+
+def torn(responses: Sequence[np.ndarray], ranks: Sequence[int]) -> bool:
+    """Whether two responses of different ranks (0: none) are the same tokens."""
+    seen: dict[bytes, int] = {}
+    return any(
+        rank and seen.setdefault(tokens.tobytes(), rank) != rank
+        for tokens, rank in zip(responses, ranks, strict=True)
+    )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 
 from rlhf_jax import types
-from rlhf_jax.data import batching, stream
+from rlhf_jax.data import batching, encode, stream
 from rlhf_jax.data.batching import Example
 from rlhf_jax.data.encode import Encoded, Encoder, Ids, TooLong, join
 from rlhf_jax.data.feedback import checks
@@ -124,7 +124,7 @@ def _items(dataset: Dataset, encoder: Encoder) -> tuple[list[_Item], list[str]]:
             continue
         except UserError as error:
             raise UserError(f"{dataset.name}, '{record.id}': {error}") from error
-        if _identical(item):
+        if encode.torn(item.responses, item.ranks):
             skipped.append(f"'{record.id}': identical responses, once they are tokens")
             continue
         items.append(item)
@@ -165,15 +165,6 @@ def _parts(
     if isinstance(record, RatedResponse):
         return record.prompt, (record.response,), (1,)
     raise UserError(f"'{record.id}' is a {record.kind}, not a ranking or a label")
-
-
-def _identical(item: _Item) -> bool:
-    """Whether two responses of different ranks are the same tokens."""
-    seen: dict[bytes, int] = {}
-    for tokens, rank in zip(item.responses, item.ranks, strict=True):
-        if rank and seen.setdefault(tokens.tobytes(), rank) != rank:
-            return True
-    return False
 
 
 def _without_torn(

@@ -63,15 +63,11 @@ def _ranked(found: Iterable[Feedback], encoder: data.Encoder) -> views.View:
 
 
 def _same_tokens(record: data.Ranking, encoder: data.Encoder) -> bool:
-    seen: dict[bytes, int] = {}
-    for text, rank in zip(record.responses, record.ranks, strict=True):
-        try:
-            tokens = encoder.response(text, record.id).tobytes()
-        except encode.TooLong:
-            continue  # refused or left out where batches are made
-        if rank and seen.setdefault(tokens, rank) != rank:
-            return True
-    return False
+    try:
+        tokens = [encoder.response(text, record.id) for text in record.responses]
+    except encode.TooLong:
+        return False  # refused or left out where batches are made
+    return encode.torn(tokens, record.ranks)
 
 
 def feedback(section: Section, data_seed: int, model_path: str | None) -> Task:

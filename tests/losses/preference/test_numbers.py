@@ -10,6 +10,7 @@ import pytest
 from rlhf_jax import losses
 from rlhf_jax.build.objective import arguments
 from rlhf_jax.build.runs import programs
+from rlhf_jax.errors import UserError
 from rlhf_jax.losses import preference
 
 METHODS = [
@@ -79,11 +80,11 @@ def test_a_method_with_arguments_is_the_plain_one_in_one_program(name, case):
     assert shared._cache_size() == 1
 
 
-def test_arrays_are_not_looked_into_and_numbers_are():
+def test_a_bad_number_is_refused():
     """A bad number is refused before anything is compiled."""
-    with pytest.raises(Exception, match="beta must be above 0, got -1"):
+    with pytest.raises(UserError, match="beta must be above 0, got -1"):
         arguments.method(functools.partial(preference.term, "dpo"), {"beta": -1.0})
-    with pytest.raises(Exception, match=r"label_smoothing must be in \[0, 0.5\)"):
+    with pytest.raises(UserError, match=r"label_smoothing must be in \[0, 0.5\)"):
         arguments.method(
             functools.partial(preference.term, "cdpo"), {"label_smoothing": 0.7}
         )
