@@ -58,3 +58,17 @@ def test_the_whole_chain_runs_tiny(tmp_path):
     table = json.loads((tmp_path / "summary.json").read_text())["table"]
     assert {"sft", "ppo"} <= set(table)
     assert (tmp_path / "report.html").stat().st_size > 1000
+    _check_files_are_documented(tmp_path)
+
+
+def _check_files_are_documented(run: pathlib.Path):
+    """docs/runs.md names every file of the run, checkpoints as one."""
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "runs.md").read_text()
+    for file in (path for path in run.rglob("*") if path.is_file()):
+        first, *rest = file.relative_to(run).parts
+        if first == "tensorboard" or rest[:1] == ["checkpoints"]:
+            continue
+        names = {"/".join((stage, *rest)) for stage in (first, "<stage>")}
+        if first == "table":
+            names.add("table/<row>.jsonl")
+        assert any(f"`{name}`" in page for name in names), file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ from rlhf_jax.types import PromptBatch
 TRIES = 8
 
 
-def learner(work: Work) -> tuple[algorithms.PPO, algorithms.Frozen]:
-    """PPO as a user would write it, and what it reads."""
+def learner(work: Work, **options: Any) -> tuple[algorithms.PPO, algorithms.Frozen]:
+    """PPO as a user would write it, and what it reads; `options` of both networks."""
     config = networks.presets.llama(
         vocab_size=work.vocab,
         width=work.width,
@@ -34,8 +35,8 @@ def learner(work: Work) -> tuple[algorithms.PPO, algorithms.Frozen]:
         num_layers=work.layers,
         num_heads=work.heads,
     )
-    policy = networks.language_model(config)
-    value = networks.scalar_model(config)
+    policy = networks.language_model(config, **options)
+    value = networks.scalar_model(config, **options)
     start = policy.init(rng.root(0))
     ppo = algorithms.ppo(
         policy=policy,
@@ -72,9 +73,9 @@ def prompts(work: Work) -> PromptBatch:
     return PromptBatch(tokens, jnp.ones(tokens.shape, bool), ids, jnp.ones(work.batch))
 
 
-def iteration(work: Work):
+def iteration(work: Work, **options: Any):
     """`once()` of a whole PPO iteration; its parts are the phases."""
-    ppo, frozen = learner(work)
+    ppo, frozen = learner(work, **options)
     held = {"state": ppo.learner.init(rng.root(1))}
     batch = algorithms.PPOBatch(prompts(work))
 
