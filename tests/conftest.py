@@ -26,9 +26,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("rlhf_jax")
 
 HERE = pathlib.Path(__file__).parent
-QUICK = ("algorithms", "build", "cli", "experiments", "losses", "training")
-"""Folders whose tests compile whole runs, in a third less time without most of XLA's
-optimizations. Tests of what the compiler makes are marked `optimized`."""
+QUICK = (
+    "algorithms",
+    "build",
+    "cli",
+    "experiments",
+    "losses",
+    "training",
+    "test_smoke.py",
+)
+"""Folders and files whose tests compile whole runs, in a third less time without most of
+XLA's optimizations. Tests of what the compiler makes are marked `optimized`."""
 
 ALLOWED_SKIPS = HERE / "allowed_skips.txt"
 
