@@ -32,10 +32,12 @@ QUICK = (
     "cli",
     "experiments",
     "losses",
+    "rollout",
     "training",
+    "worlds",
     "test_smoke.py",
 )
-"""Folders and files whose tests compile whole runs, in a third less time without most of
+"""Folders and files whose tests compile much, in a third less time without most of
 XLA's optimizations. Tests of what the compiler makes are marked `optimized`."""
 
 ALLOWED_SKIPS = HERE / "allowed_skips.txt"

@@ -9,6 +9,8 @@ import pytest
 from rlhf_jax import networks, rng, rollout
 from rlhf_jax.networks import huggingface, presets
 
+pytestmark = pytest.mark.optimized  # log-probs agree as a user's programs compute them
+
 SIZES = dict(vocab_size=23, width=16, num_layers=2, num_heads=4, max_length=32)
 PROMPTS = [[1, 2, 3, 9, 17], [4], [5, 6, 1, 2, 3, 8, 8], [6, 22]]
 
