@@ -157,6 +157,18 @@ def test_records_that_contradict_each_other_are_counted(check, caplog):
     (warning,) = [x.getMessage() for x in caplog.records if "contradict" in x.msg]
     assert "1 pairs ordered both ways" in warning
     assert "1 prompts whose preferences go in a circle" in warning
+    rated = [
+        {"response": x, "attribute": "help", "value": v, "low": 1, "high": 5}
+        for x, v in (("a", 2), ("b", 4))
+    ]
+    labels = [{"response": "a", "good": False}]
+    said = {"ranking": [], "ratings": rated, "labels": labels}
+    turned = [{**x, "value": 6 - x["value"]} for x in rated]
+    other = {"ratings": turned, "labels": [{"response": "a", "good": True}]}
+    caplog.clear()
+    check([GOOD, {**GOOD, "id": "1", **said}, {**GOOD, "id": "2", **said, **other}])
+    (warning,) = [x.getMessage() for x in caplog.records if "contradict" in x.msg]
+    assert warning.endswith("1 pairs rated both ways, 1 responses called good and bad")
 
 
 def test_a_layout_that_no_field_tells_is_to_be_named(check):

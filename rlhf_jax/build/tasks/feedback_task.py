@@ -146,6 +146,8 @@ def _collected(section: Section) -> Collected:
 def _contradictions(path: str, train: Iterable[Feedback]) -> dict[str, int]:
     found = {
         "pairs ordered both ways": len(reports.contradictions(train)),
+        "pairs rated both ways": len(reports.rating_contradictions(train)),
+        "responses called good and bad": len(reports.label_contradictions(train)),
         "prompts whose preferences go in a circle": len(reports.circles(train)),
     }
     found = {what: count for what, count in found.items() if count}

@@ -55,6 +55,15 @@ def rating_ranks(item: Feedback, attribute: str, count: Count) -> dict[str, int]
     return {name: order.index(value) for name, value in values.items()}
 
 
+def rated_texts(item: Feedback, attribute: str) -> set[tuple[Text, Text]]:
+    """(better text, worse text) by their mean ratings of the attribute."""
+    given: dict[Text, list[float]] = {}
+    for name, value in rating_values(item, attribute).items():
+        given.setdefault(item.text(name), []).append(value)
+    mean = {text: sum(values) / len(values) for text, values in given.items()}
+    return {(one, two) for one in mean for two in mean if mean[one] > mean[two]}
+
+
 def stated_ranks(item: Feedback) -> dict[str, int] | None:
     """Response id -> number of levels above it; None where the order is no ranking."""
     group, above = checks.tie_groups(item), checks.above(item)

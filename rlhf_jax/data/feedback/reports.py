@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlhf_jax.data.feedback import checks
+from rlhf_jax.data.feedback import checks, orders
 from rlhf_jax.data.feedback.agreement import krippendorff_alpha
 from rlhf_jax.data.feedback.record import Feedback
 from rlhf_jax.data.fields import PromptText, Text
@@ -29,12 +29,32 @@ class Contradiction(NamedTuple):
       first_above: ids of records that put the first text above the second.
       second_above: ids of records that say the opposite.
       same_annotator: annotators who said both.
+      attribute: whose ratings order them, or None where records compare them.
     """
 
     prompt: PromptText
     texts: tuple[Text, Text]
     first_above: tuple[str, ...]
     second_above: tuple[str, ...]
+    same_annotator: tuple[str, ...]
+    attribute: str | None = None
+
+
+class LabelContradiction(NamedTuple):
+    """A text that one record calls good and another one bad.
+
+    Attributes:
+      prompt: that it answers.
+      text: the response.
+      good: ids of records that call it good.
+      bad: ids of records that call it bad.
+      same_annotator: annotators who said both.
+    """
+
+    prompt: PromptText
+    text: Text
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
     same_annotator: tuple[str, ...]
 
 
@@ -55,23 +75,42 @@ def duplicates(feedback: Iterable[Feedback]) -> list[Duplicate]:
 
 
 def contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
-    """Pairs of texts that records (of one or of several annotators) order both ways."""
-    said: dict[tuple, tuple[list[Feedback], list[Feedback]]] = {}
+    """Pairs of texts that records (of one or of several annotators) order both ways.
+
+    By what they compare; see `rating_contradictions` and `label_contradictions`."""
+    return _both_ways((item, None, _orders(item)) for item in feedback)
+
+
+def rating_contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
+    """Pairs of texts that records order both ways by their ratings of one attribute.
+
+    A record orders the texts that it rates itself, whatever its scale; of several
+    ratings of a text it says the mean.
+    """
+    return _both_ways(
+        (item, attribute, orders.rated_texts(item, attribute))
+        for item in feedback
+        for attribute in dict.fromkeys(rating.attribute for rating in item.ratings)
+    )
+
+
+def label_contradictions(feedback: Iterable[Feedback]) -> list[LabelContradiction]:
+    """Texts that one record calls good and another one bad, for the same prompt.
+
+    A record that says both by itself is counted by `views.labels`, and is listed here
+    where another record joins in.
+    """
+    said: dict[tuple, tuple[dict[str, Feedback], dict[str, Feedback]]] = {}
     for item in feedback:
-        for better, worse in sorted(_orders(item), key=repr):
-            first, second = sorted((better, worse), key=repr)
-            sides = said.setdefault((item.prompt, first, second), ([], []))
-            sides[better != first].append(item)
+        for label in item.labels:
+            key = item.prompt, item.text(label.response)
+            said.setdefault(key, ({}, {}))[not label.good][item.id] = item
     return [
-        Contradiction(
-            prompt,
-            (first, second),
-            tuple(item.id for item in up),
-            tuple(item.id for item in down),
-            tuple(sorted(_names(up) & _names(down))),
+        LabelContradiction(
+            *key, tuple(good), tuple(bad), _both(good.values(), bad.values())
         )
-        for (prompt, first, second), (up, down) in said.items()
-        if up and down
+        for key, (good, bad) in said.items()
+        if good and bad and len({*good, *bad}) > 1
     ]
 
 
@@ -130,6 +169,30 @@ def comparison_table(feedback: Iterable[Feedback]) -> Comparisons:
     return Comparisons(values, tuple(annotators), tuple(verdicts))
 
 
+def _both_ways(
+    stated: Iterable[tuple[Feedback, str | None, set[tuple[Text, Text]]]],
+) -> list[Contradiction]:
+    """Of (record, attribute, what it puts (above, below)): what is said both ways."""
+    said: dict[tuple, tuple[list[Feedback], list[Feedback]]] = {}
+    for item, attribute, edges in stated:
+        for better, worse in sorted(edges, key=repr):
+            first, second = sorted((better, worse), key=repr)
+            key = item.prompt, first, second, attribute
+            said.setdefault(key, ([], []))[better != first].append(item)
+    return [
+        Contradiction(
+            prompt,
+            (first, second),
+            tuple(item.id for item in up),
+            tuple(item.id for item in down),
+            _both(up, down),
+            attribute,
+        )
+        for (prompt, first, second, attribute), (up, down) in said.items()
+        if up and down
+    ]
+
+
 def _orders(item: Feedback) -> set[tuple[Text, Text]]:
     """(better text, worse text), each once."""
     return {(item.text(c.better), item.text(c.worse)) for c in checks.comparisons(item)}
@@ -149,6 +212,11 @@ def _verdict(item: Feedback) -> object:
         frozenset((item.text(x.response), x.text) for x in item.edits),
         frozenset((item.text(x.response), x.message) for x in item.follow_ups),
     )
+
+
+def _both(one: Iterable[Feedback], other: Iterable[Feedback]) -> tuple[str, ...]:
+    """Annotators of both, sorted."""
+    return tuple(sorted(_names(one) & _names(other)))
 
 
 def _names(items: Iterable[Feedback]) -> set[str]:

@@ -199,6 +199,51 @@ def test_duplicates_and_contradictions():
     ]
 
 
+def judged(id, annotator, labels=(), ratings=()):
+    """Labels (text, good) and ratings (text, attribute, value of 1 to 5)."""
+    texts = dict.fromkeys(text for text, *_ in (*labels, *ratings))
+    return feedback.parse(
+        {"id": id, "prompt": "p", "annotator": annotator,
+         "responses": [{"id": text.lower(), "text": text} for text in texts],
+         "labels": [{"response": text.lower(), "good": good} for text, good in labels],
+         "ratings": [{"response": text.lower(), "attribute": name, "value": value,
+                      "low": 1, "high": 5} for text, name, value in ratings]}, "",
+    )  # fmt: skip
+
+
+def test_labels_of_a_text_contradict_between_records():
+    records = [
+        judged("1", "ann", [("A", True), ("B", True)]),
+        judged("2", "ben", [("A", False), ("B", True)]),
+        judged("3", "ann", [("A", False)]),
+        judged("4", "cem", [("C", True), ("C", False)]),
+    ]
+    assert reports.label_contradictions(records) == [
+        reports.LabelContradiction("p", "A", ("1",), ("2", "3"), ("ann",))
+    ], "what one record says against itself is not between records"
+    (_, found) = reports.label_contradictions(
+        [*records, judged("5", "dot", [("C", True)])]
+    )
+    assert found[1:] == ("C", ("4", "5"), ("4",), ("cem",))
+    other = dataclasses.replace(records[1], prompt="another")
+    assert reports.label_contradictions([records[0], other]) == []
+
+
+def test_ratings_of_one_attribute_contradict_between_records():
+    records = [
+        judged("1", "ann", ratings=[("A", "help", 4), ("B", "help", 2)]),
+        judged("2", "ben", ratings=[("A", "help", 4), ("B", "help", 5)]),
+        judged("3", "ben", ratings=[("A", "help", 3), ("B", "help", 3)]),
+        judged("4", "ben", ratings=[("A", "tone", 1), ("B", "tone", 2)]),
+        judged("5", "ann", ratings=[("A", "help", 1), ("A", "help", 2),
+                                    ("B", "help", 2)]),
+    ]  # fmt: skip
+    found = reports.Contradiction("p", ("A", "B"), ("1",), ("2", "5"), ("ann",), "help")
+    assert reports.rating_contradictions(records) == [found]
+    assert reports.rating_contradictions(records[1:]) == [], "equal, or agreed"
+    assert reports.contradictions(records) == [], "nothing is compared"
+
+
 def test_records_that_agree_alone_may_go_in_a_circle_together():
     pairs = ["AB", "BC", "CA", "AD"]
     records = [said(pair, "ann", *pair) for pair in pairs]
