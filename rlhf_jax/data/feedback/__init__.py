@@ -21,6 +21,7 @@ needed::
     found = feedback.read("feedback.jsonl", on_bad_record="skip")
     print(found.counts)                          # {"cyclic preference": 2}
     view = feedback.views.pairs(found.records)
+    print(found.left_out)                        # {"empty response": 5}, of responses
     print(view.dropped)                          # {"tie: no preference": 31}
     stream = data.ranking_stream(view.dataset("pairs"), encoder, ...)
 """
@@ -42,6 +43,7 @@ from rlhf_jax.data.feedback.record import (
     FeedbackError,
     FollowUp,
     Label,
+    LeftOut,
     Pair,
     Rating,
     Response,
@@ -56,6 +58,7 @@ __all__ = [
     "FeedbackSet",
     "FollowUp",
     "Label",
+    "LeftOut",
     "Pair",
     "Rating",
     "Response",

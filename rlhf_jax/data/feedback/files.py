@@ -33,6 +33,12 @@ class FeedbackSet(NamedTuple):
     skipped: tuple[str, ...] = ()
     counts: Mapping[str, int] = {}
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Responses that records lack and their source has, by reason."""
+        reasons = [reason for record in self.records for reason in record.left_out()]
+        return dict(collections.Counter(reasons))
+
 
 def read(
     path: str | Path,

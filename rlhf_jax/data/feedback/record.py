@@ -96,6 +96,24 @@ class FollowUp(NamedTuple):
     message: str
 
 
+class LeftOut(NamedTuple):
+    """A response of the source that its record does not have; kept in `extra`.
+
+    Attributes:
+      response: the id that it would have.
+      reason: one of `KINDS`.
+      source: all that the source says of it.
+    """
+
+    response: str
+    reason: str
+    source: Mapping[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """As an item of `extra["left_out"]`."""
+        return {**self._asdict(), "source": dict(self.source)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Feedback:
     """What one annotator said about the responses to one prompt.
@@ -148,6 +166,15 @@ class Feedback:
     def text(self, response: str) -> Text:
         """The text of a response by its id."""
         return {item.id: item.text for item in self.responses}[response]
+
+    def left_out(self) -> tuple[str, ...]:
+        """Why the converter left responses out, one reason each (see `LeftOut`)."""
+        items = self.extra.get("left_out")
+        return tuple(
+            item["reason"]
+            for item in (items if isinstance(items, list | tuple) else ())
+            if isinstance(item, Mapping) and item.get("reason") in KINDS
+        )
 
 
 SAYS = ("ranking", "pairs", "ratings", "labels", "edits", "comments", "follow_ups")

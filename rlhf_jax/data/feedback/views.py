@@ -288,6 +288,8 @@ def _view(
         for name in SAYS:
             if name not in used and getattr(item, name):
                 dropped[f"{name}: not used"] += len(getattr(item, name))
+        for reason in item.left_out():
+            count(f"response: {reason}")
         if "margin" in item.extra:
             count("margin: not used")
         found.extend(made)

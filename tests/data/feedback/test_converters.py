@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -27,8 +28,8 @@ HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Tea?\n\nAssistant:"
 
 def test_hh_rlhf(tmp_path):
     good = {"chosen": HEAD + " With milk.", "rejected": HEAD + " No."}
-    (record,) = read(tmp_path, "hh_rlhf", good).records
-    assert record.id == "hh_rlhf:1"
+    (record,) = read(tmp_path, "hh_rlhf", good | {"topic": "tea"}).records
+    assert record.id == "hh_rlhf:1" and record.extra == {"topic": "tea"}
     assert record.prompt == (
         Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Tea?"),
     )  # fmt: skip
@@ -74,7 +75,10 @@ def test_tldr_comparisons(tmp_path):
     assert record.extra["confidence"] == 8, "of which end of the scale is not known"
     assert record.responses[1].source == "ref" and record.annotator == "w7"
     assert record.comments == (feedback.Comment("too short", "0"),)
-    assert record.extra["batch"] == "b3" and record.extra["id"] == "t3_1"
+    assert record.extra == TLDR["extra"] | {
+        "batch": "b3", "split": "train", "id": "t3_1", "title": "Help",
+        "subreddit": "advice",
+    }  # fmt: skip
     article = TLDR | {"info": {"article": "News."}, "choice": 0}
     assert read(tmp_path, "tldr_comparisons", article).records[0].prompt == "News."
     with pytest.raises(UserError, match="'choice': expected 0 or 1"):
@@ -114,17 +118,72 @@ def test_ultrafeedback(tmp_path):
     assert found.counts == {"rating out of range": 1}
 
 
+def test_ultrafeedback_keeps_what_has_no_place(tmp_path):
+    """Fields of the row, of each completion and of each annotation."""
+    honest = {"Rating": "5", "Rationale": "It is."}
+    true = {
+        "Rating": "N/A",
+        "Type": ["1"],
+        "Rationale": "?",
+        "Rationale For Rating": "",
+    }
+    more = {"custom_system_prompt": "Be brief.", "principle": "honesty",
+            "fine-grained_score": 4.25}  # fmt: skip
+    said = completion("m1", "La") | more
+    said["annotations"] = {"honesty": honest, "truthfulness": true}
+    row = {"source": "flan", "instruction": "Sing.", "models": ["m1", "m2"],
+           "correct_answers": ["None"], "id": 7, "completions": [said]}  # fmt: skip
+    (record,) = read(tmp_path, "ultrafeedback", row).records
+    notes = {"honesty": {"Rationale": "It is."}, "truthfulness": true}
+    assert record.extra == {
+        "source": "flan", "models": ["m1", "m2"], "correct_answers": ["None"], "id": 7,
+        "responses": {"0": more | {"annotations": notes}},
+    }  # fmt: skip
+    assert [r.attribute for r in record.ratings] == ["honesty", "overall"]
+
+
+def test_an_empty_completion_is_left_out_and_counted(tmp_path):
+    """The others stay, under their own ids; none left is no record."""
+    empty = completion("m2", " \n", honesty="1") | {"principle": "none"}
+    rest = [completion("m1", "La", honesty="5"), completion("m3", "Lo", honesty="2")]
+    row = {"instruction": "Sing.", "completions": [rest[0], empty, rest[1]]}
+    found = read(tmp_path, "ultrafeedback", row)
+    (record,) = found.records
+    assert [r.id for r in record.responses] == ["0", "2"]
+    assert {r.response for r in record.ratings} == {"0", "2"}
+    left = feedback.LeftOut("1", "empty response", empty)
+    assert record.extra["left_out"] == [left.row()], "whole"
+    assert found.left_out == {"empty response": 1} and found.counts == {}
+    assert views.pairs([record], attribute="honesty").dropped[
+        "response: empty response"
+    ]
+    feedback.write(tmp_path / "again.jsonl", found.records)
+    assert feedback.read(tmp_path / "again.jsonl").left_out == found.left_out
+    with pytest.raises(UserError, match="'completions': each of the 2 responses is"):
+        read(tmp_path, "ultrafeedback", row | {"completions": [empty, empty]})
+    found = read(
+        tmp_path, "ultrafeedback", row, row | {"completions": [empty]},
+        on_bad_record="skip",
+    )  # fmt: skip
+    assert found.counts == {"empty response": 1}
+    lunch = dataclasses.replace(record, extra={"left_out": "lunch"})
+    assert lunch.left_out() == (), "of another source"
+
+
 def test_shp(tmp_path):
-    row = {
-        "post_id": "p1", "domain": "askbaking_train", "history": "Why?",
-        "human_ref_A": "Because.", "human_ref_B": "It rises.", "labels": 0,
-        "score_A": 3, "score_B": 9, "score_ratio": 3.0, "created_at_utc_A": 100,
-        "created_at_utc_B": 200,
+    kept = {
+        "post_id": "p1", "domain": "askbaking_train", "upvote_ratio": 0.9,
+        "c_root_id_A": "a", "c_root_id_B": "b", "score_A": 3, "score_B": 9,
+        "created_at_utc_A": 100, "created_at_utc_B": 200, "seconds_difference": 100.0,
+    }  # fmt: skip
+    row = kept | {
+        "history": "Why?", "human_ref_A": "Because.", "human_ref_B": "It rises.",
+        "labels": 0, "score_ratio": 3.0,
     }  # fmt: skip
     (record,) = read(tmp_path, "shp", row).records
     assert record.pairs == (feedback.Pair("B", "A", 3.0),)
     assert record.time == "1970-01-01T00:03:20+00:00"
-    assert record.extra["domain"] == "askbaking_train"
+    assert record.extra == kept
     assert read(tmp_path, "shp", row | {"labels": 1}).records[0].pairs[0].better == "A"
     with pytest.raises(UserError, match="'labels': expected 0 or 1"):
         read(tmp_path, "shp", row | {"labels": "1"})
