@@ -173,6 +173,15 @@ def collect(
     return FeedbackSet(name, tuple(kept), tuple(skipped), dict(counts))
 
 
+def raising(error: FieldError) -> Callable[[], Feedback]:
+    """What makes no record: `collect` stops at the error or counts it."""
+
+    def make() -> Feedback:
+        raise error
+
+    return make
+
+
 def _unseen(record: Feedback, where: str, seen: dict[str, str]) -> None:
     if record.id in seen:
         problem = f"'{record.id}' is already the id of {seen[record.id]}"

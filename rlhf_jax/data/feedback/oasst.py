@@ -43,13 +43,13 @@ def read(path: str | Path, *, on_bad_record: str = "stop") -> files.FeedbackSet:
         try:
             rows = list(_flat(fields.decode(line)))
         except FieldError as error:
-            bad.append((where, _raising(error)))
+            bad.append((where, files.raising(error)))
             continue
         for found in rows:
             try:
                 name, row = _message(found, places)
             except FieldError as error:
-                bad.append((where, _raising(error)))
+                bad.append((where, files.raising(error)))
             else:
                 messages[name], places[name] = row, where
     found = itertools.chain(bad, _records(messages, places))
@@ -91,13 +91,6 @@ def _message(row: Any, places: Mapping[str, str]) -> tuple[str, Row]:
     if not isinstance(role, str) or role not in ROLES:
         raise FieldError("role", f"expected prompter or assistant, got {show(role)}")
     return name, row
-
-
-def _raising(error: FieldError) -> Callable[[], Feedback]:
-    def make() -> Feedback:
-        raise error
-
-    return make
 
 
 def _records(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_jax.data import fields, records
-from rlhf_jax.data.feedback import converters, files, oasst, schema
+from rlhf_jax.data.feedback import converters, files, helpsteer2, oasst, schema
 from rlhf_jax.data.feedback.record import (
     Feedback,
     FeedbackError,
@@ -112,14 +112,19 @@ def _label(row: Row, default_id: str) -> Feedback:
     )
 
 
-_NAMED = (*converters.LAYOUTS, "oasst")
+_SEVERAL: Mapping[str, Callable[..., files.FeedbackSet]] = {
+    "helpsteer2": helpsteer2.read,
+    "oasst": oasst.read,
+}
+"""Readers of layouts of several lines a record, by name."""
+_NAMED = (*converters.LAYOUTS, *_SEVERAL)
 LAYOUTS: Mapping[str, Callable[[Any, str], Feedback]] = {
     "auto": convert,
     "feedback": schema.parse,
     **converters.LAYOUTS,
 }
 """Layouts of one record a line, by name."""
-NAMES = (*LAYOUTS, "oasst")
+NAMES = (*LAYOUTS, *_SEVERAL)
 """Layouts that `read` knows."""
 
 
@@ -129,8 +134,8 @@ def read(
     """A file of any layout of `NAMES`.
 
     Raises:
-      UserError: see `files.read` and `oasst.read`.
+      UserError: see `files.read`, `helpsteer2.read` and `oasst.read`.
     """
-    if layout == "oasst":
-        return oasst.read(path, on_bad_record=on_bad_record)
+    if layout in _SEVERAL:
+        return _SEVERAL[layout](path, on_bad_record=on_bad_record)
     return files.read(path, LAYOUTS[layout], on_bad_record=on_bad_record)

@@ -8,7 +8,8 @@ A converter is `(row, default id) -> Feedback` and goes to `files.read` or
 What has a place in a record goes there; all other fields of a row are kept in `extra`,
 those of a response in `extra["responses"]` by its id.
 
-OASST is a table of messages, several rows a record: `feedback.oasst.read(path)`.
+Where several rows make a record, a reader takes the file: `feedback.oasst.read(path)` a
+table of messages, `feedback.helpsteer2.read(path)` a response a line.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ def helpsteer(row: Any, default_id: str) -> Feedback:
     """HelpSteer (Wang et al. 2023): one response, five ratings.
 
     `{"prompt", "response", "helpfulness", "correctness", "coherence", "complexity",
-    "verbosity"}`, each 0 to 4.
+    "verbosity"}`, each 0 to 4. HelpSteer2 has the same lines; `helpsteer2.read` joins
+    them and reads their conversations.
     """
     row = reading.mapping(row)
     ratings = tuple(
