@@ -4,13 +4,16 @@
     builder.download_and_prepare()
     found = tfds_feedback.read(builder)
 
-Later runs open the prepared files without the JSONL, by class or by folder
-(`tfds_feedback.read("datasets/feedback_jsonl/1.0.0")`). This module imports
-tensorflow_datasets, so it is imported by name.
+`found.skipped` and `found.counts` are those of the JSONL, kept beside the prepared
+files. Later runs open these without the JSONL, by class or by folder
+(`tfds_feedback.read("datasets/feedback_jsonl/1.0.0")`).
+This module imports tensorflow_datasets, so it is imported by name.
 """
 
 from __future__ import annotations
 
+import collections
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,8 @@ class FeedbackJsonl(tfds.core.GeneratorBasedBuilder):
 
     Features: `id`, `annotator` (empty where unknown), `kinds` (which fields hold
     feedback), `responses` (how many) and `record`, the whole record as one line of
-    JSON, which is read back through the schema.
+    JSON, which is read back through the schema. `info.metadata` has, by split, what was
+    `skipped` and its `counts`, as `files.FeedbackSet` has them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,6 +60,7 @@ class FeedbackJsonl(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
+            metadata=tfds.core.MetadataDict(),
             description="What annotators said about responses to prompts.",
             features=tfds.features.FeaturesDict(
                 {
@@ -72,10 +77,17 @@ class FeedbackJsonl(tfds.core.GeneratorBasedBuilder):
         del dl_manager  # nothing is downloaded
         if not self._paths:
             raise UserError("FeedbackJsonl has no paths to prepare splits from")
-        return {split: self._generate_examples(p) for split, p in self._paths.items()}
+        return {
+            split: self._generate_examples(path, split)
+            for split, path in self._paths.items()
+        }
 
-    def _generate_examples(self, path: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(
+        self, path: Any, split: str
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         found = files.read(path, self._convert, on_bad_record=self._on_bad_record)
+        counted = {"skipped": list(found.skipped), "counts": dict(found.counts)}
+        self.info.metadata[split] = counted
         for record in found.records:
             yield (
                 record.id,
@@ -99,6 +111,10 @@ def read(
       split: name of the split, slicing allowed.
       on_bad_record: as in `files.read`.
 
+    Returns:
+      The records; `skipped` and `counts` begin with those of the file that the whole
+      split was prepared from.
+
     Raises:
       UserError: the builder is not prepared, or a record is bad.
     """
@@ -111,4 +127,16 @@ def read(
         message = " ".join(str(error).split())[:200]
         raise UserError(f"cannot open tfds dataset {name}: {message}") from error
     rows = (source[index]["record"] for index in range(len(source)))
-    return files.from_rows(rows, on_bad_record=on_bad_record, name=name)
+    found = files.from_rows(rows, on_bad_record=on_bad_record, name=name)
+    before = _prepared(builder.info.metadata or {}, split)
+    counts = collections.Counter(found.counts)
+    for part in before:
+        counts.update(part["counts"])
+    skipped = [line for part in before for line in part["skipped"]]
+    return found._replace(skipped=(*skipped, *found.skipped), counts=dict(counts))
+
+
+def _prepared(metadata: Mapping[str, Any], split: str) -> list[Mapping[str, Any]]:
+    """What was skipped when the splits that `split` names (`train[:9]`) were made."""
+    names = set(re.findall(r"\w+", split))
+    return [part for name, part in metadata.items() if name in names or split == "all"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rlhf_jax.data import feedback
@@ -35,6 +37,30 @@ def test_tfds_in_and_out_loses_nothing(tmp_path):
     assert tfds_feedback.read(folder).records == found.records
     feedback.write(tmp_path / "g.jsonl", found.records)
     assert feedback.read(tmp_path / "g.jsonl").records == found.records
+
+
+def test_what_was_skipped_is_still_known_after_preparing(tmp_path):
+    """In the builder that prepared the splits, and where they are opened again."""
+    for name, bad in (("train", [{"id": "x"}, {**ROWS[0], "id": "y", "prompt": []}]),
+                      ("test", [{**ROWS[0], "pairs": []}])):  # fmt: skip
+        rows = [{**ROWS[0], "id": name}, *bad]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    builder = tfds_feedback.FeedbackJsonl(
+        paths={name: tmp_path / f"{name}.jsonl" for name in ("train", "test")},
+        on_bad_record="skip", data_dir=tmp_path,
+    )  # fmt: skip
+    builder.download_and_prepare()
+    folder = tmp_path / "feedback_jsonl" / "1.0.0"
+    plain = feedback.read(tmp_path / "train.jsonl", on_bad_record="skip")
+    assert plain.counts == {"schema": 1, "mixed text and token ids": 1}
+    for opened in (builder, folder):
+        found = tfds_feedback.read(opened)
+        assert (found.skipped, found.counts) == (plain.skipped, plain.counts)
+        assert found.records == plain.records
+    found = tfds_feedback.read(folder, split="test[:1]")
+    assert found.counts == {"schema": 1} and "test.jsonl:2" in found.skipped[0]
+    for both in ("all", "train+test"):
+        assert tfds_feedback.read(folder, split=both).counts["schema"] == 2
 
 
 def test_what_is_not_prepared_is_named(tmp_path):
