@@ -10,8 +10,9 @@ Command: rlhf-jax train --config=experiments/hf_preference.py --config.model.pat
   where a line of FILE is a feedback record ("prompt", "responses" with ids, "ranking",
   "pairs", "labels" ...), {"prompt", "chosen", "rejected"}, {"prompt", "responses",
   "ranks"} or {"prompt", "response", "good"}. `--config.task.layout` names others:
-  hh_rlhf, tldr_comparisons, ultrafeedback (with --config.preference.attribute=overall),
-  shp, oasst.
+  hh_rlhf, tldr_comparisons, shp, oasst; ultrafeedback and helpsteer2 (with
+  --config.preference.attribute=overall or helpfulness).
+  `rlhf-jax feedback-report --data=FILE` says what such a file holds.
 Hardware, time: a CPU for small directories, minutes.
 Result: held-out accuracy above one half, and a growing margin of the implicit rewards.
 

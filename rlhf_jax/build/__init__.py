@@ -10,6 +10,6 @@ stages that a config can name.
 `runs`          what the stages of a run share: folder, models, devices, programs
 `stages`        one module for each kind of stage
 `plans`         the programs of a stage as shapes, for `plan`
-`commands`      check, ablate, reproduce, rm-report, export, generate, score
+`commands`      check, ablate, reproduce, rm-report, feedback-report, export, ...
 ==============  ====================================================================
 """

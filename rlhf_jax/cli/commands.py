@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rlhf_jax.cli import model_commands, plan_command
+from rlhf_jax.cli import data_commands, model_commands, plan_command
 from rlhf_jax.cli.command import Command, Options, Parser
 from rlhf_jax.errors import UserError
 
@@ -245,6 +245,7 @@ ALL = (
     ),
     plan_command.PLAN,
     *model_commands.ALL,
+    *data_commands.ALL,
     Command(
         "report",
         "Write the report page of a run, or overlay several and show differences.",

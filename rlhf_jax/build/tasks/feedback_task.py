@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,14 +143,9 @@ def _collected(section: Section) -> Collected:
     return Collected(train, held, bad, _contradictions(path, train))
 
 
-def _contradictions(path: str, train: Iterable[Feedback]) -> dict[str, int]:
-    found = {
-        "pairs ordered both ways": len(reports.contradictions(train)),
-        "pairs rated both ways": len(reports.rating_contradictions(train)),
-        "responses called good and bad": len(reports.label_contradictions(train)),
-        "prompts whose preferences go in a circle": len(reports.circles(train)),
-    }
-    found = {what: count for what, count in found.items() if count}
+def _contradictions(path: str, train: Sequence[Feedback]) -> dict[str, int]:
+    said = reports.against_each_other(train)
+    found = {what: len(listed) for what, listed in said.items() if listed}
     if found:
         counts = ", ".join(f"{count} {what}" for what, count in found.items())
         logging.warning("%s: records contradict each other: %s", path, counts)
@@ -166,15 +161,13 @@ def _read(path: str, layout: str, rule: str, section: Section) -> FeedbackSet:
     found = plain.read(path, layout, on_bad_record="skip")
     if not found.skipped:
         return found
-    counts = ", ".join(f"{n} {kind}" for kind, n in sorted(found.counts.items()))
-    total = len(found.records) + len(found.skipped)
-    message = f"{path}: {len(found.skipped)} of {total} records are bad ({counts})"
+    message = found.complaint(path)
     if rule == "stop":
         raise UserError(
-            f"{message}; the first: {found.skipped[0]}; correct them, or leave them"
-            f" out with --{section.path}.on_bad_record=skip"
+            f"{message}; correct them, or leave them out with"
+            f" --{section.path}.on_bad_record=skip"
         )
-    logging.warning("%s and left out; the first: %s", message, found.skipped[0])
+    logging.warning("%s; they are left out", message)
     return found
 
 

@@ -34,6 +34,7 @@ from rlhf_jax.data.feedback import (
     oasst,
     reports,
     shares,
+    tables,
     views,
 )
 from rlhf_jax.data.feedback.files import FeedbackSet, from_rows, read, write
@@ -74,6 +75,7 @@ __all__ = [
     "reports",
     "row",
     "shares",
+    "tables",
     "views",
     "write",
 ]

@@ -39,6 +39,15 @@ class FeedbackSet(NamedTuple):
         reasons = [reason for record in self.records for reason in record.left_out()]
         return dict(collections.Counter(reasons))
 
+    def complaint(self, path: str | Path) -> str:
+        """How many records of a file were skipped and why, and the first of them."""
+        counts = ", ".join(f"{n} {kind}" for kind, n in sorted(self.counts.items()))
+        total = len(self.records) + len(self.skipped)
+        return (
+            f"{path}: {len(self.skipped)} of {total} records are bad ({counts}); the"
+            f" first: {self.skipped[0]}"
+        )
+
 
 def read(
     path: str | Path,

@@ -1,14 +1,11 @@
-"""Reports over a set of feedback: duplicates, contradictions, agreement."""
+"""What records say again, and what they say against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from rlhf_jax.data.feedback import checks, orders
-from rlhf_jax.data.feedback.agreement import krippendorff_alpha
 from rlhf_jax.data.feedback.record import Feedback
 from rlhf_jax.data.fields import PromptText, Text
 
@@ -56,6 +53,18 @@ class LabelContradiction(NamedTuple):
     good: tuple[str, ...]
     bad: tuple[str, ...]
     same_annotator: tuple[str, ...]
+
+
+class Circle(NamedTuple):
+    """Texts that records of a prompt, taken together, prefer in a circle.
+
+    Attributes:
+      prompt: of all.
+      texts: each above the next one, first = last.
+    """
+
+    prompt: PromptText
+    texts: tuple[Text, ...]
 
 
 def duplicates(feedback: Iterable[Feedback]) -> list[Duplicate]:
@@ -107,66 +116,33 @@ def label_contradictions(feedback: Iterable[Feedback]) -> list[LabelContradictio
             said.setdefault(key, ({}, {}))[not label.good][item.id] = item
     return [
         LabelContradiction(
-            *key, tuple(good), tuple(bad), _both(good.values(), bad.values())
+            prompt, text, tuple(good), tuple(bad), _both(good.values(), bad.values())
         )
-        for key, (good, bad) in said.items()
+        for (prompt, text), (good, bad) in said.items()
         if good and bad and len({*good, *bad}) > 1
     ]
 
 
-def circles(feedback: Iterable[Feedback]) -> dict[PromptText, tuple[Text, ...]]:
-    """Prompts whose records, taken together, prefer in a circle: one such circle each,
-    first text = last. No single record does; see `checks.check`."""
-    orders: dict[PromptText, set[tuple[Text, Text]]] = {}
+def circles(feedback: Iterable[Feedback]) -> list[Circle]:
+    """Prompts whose records, taken together, prefer in a circle: one such circle each.
+
+    No single record does; see `checks.check`."""
+    edges: dict[PromptText, set[tuple[Text, Text]]] = {}
     for item in feedback:
-        orders.setdefault(item.prompt, set()).update(_orders(item))
-    found = {prompt: checks.cycle(sorted(edges, key=repr))
-             for prompt, edges in orders.items()}  # fmt: skip
-    return {prompt: tuple(circle) for prompt, circle in found.items() if circle}
+        edges.setdefault(item.prompt, set()).update(_orders(item))
+    found = {prompt: checks.cycle(sorted(pairs, key=repr))
+             for prompt, pairs in edges.items()}  # fmt: skip
+    return [Circle(prompt, tuple(circle)) for prompt, circle in found.items() if circle]
 
 
-class Comparisons(NamedTuple):
-    """Verdicts on pairs of texts, as tables of agreement take them.
-
-    Attributes:
-      values: float64[annotators, pairs]: 1 the first text is better, -1 the second, 0
-        a tie, NaN not compared; of several verdicts of one annotator the mean's sign.
-      annotators: names of the rows.
-      pairs: (prompt, first text, second text) of the columns.
-    """
-
-    values: np.ndarray
-    annotators: tuple[str, ...]
-    pairs: tuple[tuple[PromptText, Text, Text], ...]
-
-    def alpha(self) -> float:
-        """Krippendorff's alpha of the verdicts, ordinal: second, tie, first."""
-        return krippendorff_alpha(self.values, "ordinal")
-
-
-def comparison_table(feedback: Iterable[Feedback]) -> Comparisons:
-    """Who preferred what; records without annotator are left out."""
-    verdicts: dict[tuple, dict[str, list[int]]] = {}
-    for item in feedback:
-        if item.annotator is None:
-            continue
-        found = [(pair, 1) for pair in _orders(item)]
-        found += [
-            ((item.text(one), item.text(two)), 0)
-            for one, two in checks.ties(item)
-            if item.text(one) != item.text(two)
-        ]
-        for (one, two), value in found:
-            first, second = sorted((one, two), key=repr)
-            column = verdicts.setdefault((item.prompt, first, second), {})
-            sign = value if one == first else -value
-            column.setdefault(item.annotator, []).append(sign)
-    annotators = sorted({name for column in verdicts.values() for name in column})
-    values = np.full((len(annotators), len(verdicts)), np.nan)
-    for index, column in enumerate(verdicts.values()):
-        for name, signs in column.items():
-            values[annotators.index(name), index] = np.sign(np.mean(signs))
-    return Comparisons(values, tuple(annotators), tuple(verdicts))
+def against_each_other(feedback: Sequence[Feedback]) -> dict[str, Sequence[Any]]:
+    """All that records say against each other, by kind."""
+    return {
+        "pairs ordered both ways": contradictions(feedback),
+        "pairs rated both ways": rating_contradictions(feedback),
+        "responses called good and bad": label_contradictions(feedback),
+        "prompts whose preferences go in a circle": circles(feedback),
+    }
 
 
 def _both_ways(

@@ -87,7 +87,9 @@ class FeedbackJsonl(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         found = files.read(path, self._convert, on_bad_record=self._on_bad_record)
         counted = {"skipped": list(found.skipped), "counts": dict(found.counts)}
-        self.info.metadata[split] = counted
+        metadata = self.info.metadata
+        assert isinstance(metadata, dict)  # as `_info` makes it
+        metadata[split] = counted
         for record in found.records:
             yield (
                 record.id,

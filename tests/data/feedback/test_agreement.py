@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlhf_jax.data import feedback
-from rlhf_jax.data.feedback import agreement, dawid_skene, reports
+from rlhf_jax.data.feedback import agreement, dawid_skene, reports, tables
 from rlhf_jax.errors import UserError
 
 _ = np.nan
@@ -247,13 +247,13 @@ def test_ratings_of_one_attribute_contradict_between_records():
 def test_records_that_agree_alone_may_go_in_a_circle_together():
     pairs = ["AB", "BC", "CA", "AD"]
     records = [said(pair, "ann", *pair) for pair in pairs]
-    assert reports.circles(records[:2] + records[3:]) == {}
+    assert reports.circles(records[:2] + records[3:]) == []
     assert reports.contradictions(records) == []
-    (circle,) = reports.circles(records).values()
+    ((_, circle),) = reports.circles(records)
     assert circle[0] == circle[-1] and set(circle) == {"A", "B", "C"}
     assert all("".join(edge) in pairs for edge in itertools.pairwise(circle))
     other = dataclasses.replace(records[2], prompt="another")
-    assert reports.circles([*records[:2], other]) == {}, "of one prompt only"
+    assert reports.circles([*records[:2], other]) == [], "of one prompt only"
 
 
 def test_a_table_of_comparisons_measures_agreement():
@@ -262,9 +262,31 @@ def test_a_table_of_comparisons_measures_agreement():
         said("3", "ann", "C", "D"), said("4", "ben", "C", "D"),
         said("5", "ann", "E", "F", tie=True), said("6", "ben", "F", "E"),
     ]  # fmt: skip
-    table = reports.comparison_table(records)
-    assert table.annotators == ("ann", "ben") and len(table.pairs) == 3
+    table = tables.comparisons(records)
+    assert table.annotators == ("ann", "ben")
+    assert table.columns == (("p", "A", "B"), ("p", "C", "D"), ("p", "E", "F"))
     np.testing.assert_array_equal(table.values, [[1, 1, 0], [-1, 1, -1]])
-    assert table.alpha() == agreement.krippendorff_alpha(table.values, "ordinal")
+    for level in ("nominal", "ordinal"):
+        assert table.alpha(level) == agreement.krippendorff_alpha(table.values, level)
     agreed = [records[1], *records[2:4], said("7", "ann", "B", "A")]
-    assert reports.comparison_table(agreed).alpha() == 1.0
+    assert tables.comparisons(agreed).alpha("nominal") == 1.0
+
+
+def test_tables_hold_what_several_annotators_judged():
+    """Labels by majority, ratings by mean; what one alone judged is no column."""
+    records = [
+        judged("1", "ann", [("A", True), ("B", True)], [("A", "help", 5)]),
+        judged("2", "ann", [("A", False), ("A", False)], [("A", "help", 3)]),
+        judged("3", "ben", [("A", True), ("C", True)], [("A", "help", 1)]),
+        judged("4", "ben", [("C", False)], [("A", "tone", 1), ("B", "help", 2)]),
+        judged("5", "cem", [("C", True)]),
+        dataclasses.replace(judged("6", "x", [("B", True)]), annotator=None),
+    ]
+    table = tables.labels(records)
+    assert table.columns == (("p", "A"),), "of C, ben says nothing"
+    np.testing.assert_array_equal(table.values, [[0], [1]])
+    table = tables.ratings(records, "help")
+    assert table.columns == (("p", "A"),) and table.annotators == ("ann", "ben")
+    np.testing.assert_array_equal(table.values, [[0.75], [0]])
+    assert tables.ratings(records, "tone").values.shape == (0, 0)
+    assert np.isnan(tables.labels([]).alpha("nominal"))
