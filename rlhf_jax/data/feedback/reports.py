@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,7 +88,7 @@ def contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
     """Pairs of texts that records (of one or of several annotators) order both ways.
 
     By what they compare; see `rating_contradictions` and `label_contradictions`."""
-    return _both_ways((item, None, _orders(item)) for item in feedback)
+    return _both_ways((item, None, _orders(item)) for item in _shared(feedback))
 
 
 def rating_contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
@@ -98,7 +99,7 @@ def rating_contradictions(feedback: Iterable[Feedback]) -> list[Contradiction]:
     """
     return _both_ways(
         (item, attribute, orders.rated_texts(item, attribute))
-        for item in feedback
+        for item in _shared(feedback)
         for attribute in dict.fromkeys(rating.attribute for rating in item.ratings)
     )
 
@@ -110,7 +111,7 @@ def label_contradictions(feedback: Iterable[Feedback]) -> list[LabelContradictio
     where another record joins in.
     """
     said: dict[tuple, tuple[dict[str, Feedback], dict[str, Feedback]]] = {}
-    for item in feedback:
+    for item in _shared(feedback):
         for label in item.labels:
             key = item.prompt, item.text(label.response)
             said.setdefault(key, ({}, {}))[not label.good][item.id] = item
@@ -128,9 +129,9 @@ def circles(feedback: Iterable[Feedback]) -> list[Circle]:
 
     No single record does; see `checks.check`."""
     edges: dict[PromptText, set[tuple[Text, Text]]] = {}
-    for item in feedback:
+    for item in _shared(feedback):
         edges.setdefault(item.prompt, set()).update(_orders(item))
-    found = {prompt: checks.cycle(sorted(pairs, key=repr))
+    found = {prompt: checks.cycle(sorted(pairs))
              for prompt, pairs in edges.items()}  # fmt: skip
     return [Circle(prompt, tuple(circle)) for prompt, circle in found.items() if circle]
 
@@ -145,14 +146,21 @@ def against_each_other(feedback: Sequence[Feedback]) -> dict[str, Sequence[Any]]
     }
 
 
+def _shared(feedback: Iterable[Feedback]) -> list[Feedback]:
+    """Records whose prompt others have too: no record contradicts itself."""
+    items = list(feedback)
+    count = collections.Counter(item.prompt for item in items)
+    return [item for item in items if count[item.prompt] > 1]
+
+
 def _both_ways(
     stated: Iterable[tuple[Feedback, str | None, set[tuple[Text, Text]]]],
 ) -> list[Contradiction]:
     """Of (record, attribute, what it puts (above, below)): what is said both ways."""
     said: dict[tuple, tuple[list[Feedback], list[Feedback]]] = {}
     for item, attribute, edges in stated:
-        for better, worse in sorted(edges, key=repr):
-            first, second = sorted((better, worse), key=repr)
+        for better, worse in sorted(edges):
+            first, second = sorted((better, worse))
             key = item.prompt, first, second, attribute
             said.setdefault(key, ([], []))[better != first].append(item)
     return [

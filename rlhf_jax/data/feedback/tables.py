@@ -42,7 +42,7 @@ def comparisons(feedback: Iterable[Feedback]) -> Table:
                  for c in checks.comparisons(item)]  # fmt: skip
         found += [(item.text(one), item.text(two), 0) for one, two in checks.ties(item)]
         for one, two, value in dict.fromkeys(x for x in found if x[0] != x[1]):
-            first, second = sorted((one, two), key=repr)
+            first, second = sorted((one, two))
             yield (item.prompt, first, second), value if one == first else -value
 
     return _table(feedback, said, lambda values: float(np.sign(np.mean(values))))
