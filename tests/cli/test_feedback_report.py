@@ -74,3 +74,16 @@ def test_any_layout_is_read(command, data):
     assert code == 0 and "no annotator is named" in out
     path = data({"prompt": [1], "response": [2], "good": True})
     assert command("feedback-report", f"--data={path}").code == 0
+
+
+def test_plain_rows_say_who_judged(command, refused, data):
+    """Their `annotator` and `time` are not further fields to be carried along."""
+    pair = {"prompt": "p", "chosen": "x", "rejected": "y", "time": "2026-01-02"}
+    label = {"prompt": "p", "response": "x", "good": True}
+    rows = [{**row, "annotator": name} for row in (pair, label) for name in ("a", "b")]
+    code, out, err = command("feedback-report", f"--data={data(*rows)}")
+    assert code == 0, err
+    assert "records without annotator                           0" in out
+    assert "by several annotators                               2" in out
+    bad = data({**pair, "annotator": 3})
+    assert "field 'annotator'" in refused("feedback-report", f"--data={bad}")

@@ -6,12 +6,14 @@
     {"prompt": "...", "responses": ["...", ...], "ranks": [1, 2, 2, 0]}
     {"prompt": "...", "response": "...", "good": true}     or completion and label
 
+each with `id`, `weight`, `annotator` and `time` where known; other fields are kept.
 Read as `Feedback`, they pass the same checks: no empty response, no order between
 identical ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,9 @@ def convert(row: Any, default_id: str) -> Feedback:
             return converters.hh_rlhf(row, default_id)
         if pair or "ranks" in row:
             kind = "pair" if pair else "ranking"
-            return of_ranking(_ranking(kind, row, default_id))
+            return _told_by(of_ranking(_ranking(kind, row, default_id)))
         if "response" in row or "completion" in row:
-            return _label(row, default_id)
+            return _told_by(_label(row, default_id))
         if "responses" not in row:
             has = ", ".join(map(str, row)) or "nothing"
             problem = f"of no layout that its fields tell ({has}); name its layout"
@@ -59,6 +61,13 @@ def convert(row: Any, default_id: str) -> Feedback:
         found.args = error.args
         raise found from error
     return schema.parse(row, default_id)
+
+
+def _told_by(found: Feedback) -> Feedback:
+    """With the `annotator` and `time` of the row where they belong."""
+    rest = dict(found.extra)
+    told = {k: schema.optional(k, rest.pop(k, None)) for k in ("annotator", "time")}
+    return dataclasses.replace(found, **told, extra=rest)
 
 
 def of_ranking(record: records.Ranking) -> Feedback:

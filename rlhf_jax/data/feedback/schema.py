@@ -82,8 +82,8 @@ def _parse(row: Any, default_id: str) -> Feedback:
         edits=_items(row, "edits", _edit),
         comments=_items(row, "comments", _comment),
         follow_ups=_items(row, "follow_ups", _follow_up),
-        annotator=_optional("annotator", row.get("annotator")),
-        time=_optional("time", row.get("time")),
+        annotator=optional("annotator", row.get("annotator")),
+        time=optional("time", row.get("time")),
         provenance=_text("provenance", row.get("provenance", "")),
         parents=_texts(row, "parents"),
         weight=fields.number(row, "weight", 1.0, low=0.0),
@@ -138,7 +138,8 @@ def _text(name: str, value: Any) -> str:
     return found
 
 
-def _optional(name: str, value: Any) -> str | None:
+def optional(name: str, value: Any) -> str | None:
+    """Text, or None where there is none."""
     return None if value is None else _text(name, value)
 
 
@@ -219,7 +220,7 @@ def _edit(where: str, item: Row) -> Edit:
 def _comment(where: str, item: Row) -> Comment:
     _known(where, item, Comment._fields)
     text = _text(where + "text", _get(where, item, "text"))
-    return Comment(text, _optional(where + "response", item.get("response")))
+    return Comment(text, optional(where + "response", item.get("response")))
 
 
 def _follow_up(where: str, item: Row) -> FollowUp:
