@@ -151,8 +151,12 @@ def test_nash_md_killed_and_continued_ends_the_same(tiny, continued, tmp_path):
     assert 0 < first["preference/win_probability"] < 1
 
 
-def test_online_learning_killed_and_continued_ends_the_same(tiny, continued):
-    stages = {"stages": "sft,online", "online.reward_model": "gold"}
-    config = tiny("online_dpo.py:tiny", **stages, **{"online.exploration": "0.01"})
-    expected, found = continued(config, "online")
+def test_online_learning_killed_and_continued_ends_the_same(tiny, continued, tmp_path):
+    """Kills: alarms of a continued run that know nothing of the evaluations before."""
+    settings = {"stages": "sft,online", "online.reward_model": "gold"}
+    settings |= {"online.exploration": "0.01", "online.eval_every": "1"}
+    expected, found = continued(tiny("online_dpo.py:tiny", **settings), "online")
     assert found == expected
+    rows = list(map(json.loads, (tmp_path / "killed" / "metrics.jsonl").open()))
+    names = [f"eval/alarm_{name}" for name in ("kl", "length", "entropy", "repetition")]
+    assert {*names, "eval/alarms"} <= set(rows[-1]), "they look back to the start"

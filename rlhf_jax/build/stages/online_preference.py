@@ -14,11 +14,10 @@ from rlhf_jax.build.objective import parts, preference_terms
 from rlhf_jax.build.plans import planned_rollouts
 from rlhf_jax.build.runs import models, weights
 from rlhf_jax.build.runs.context import Context, Stage
-from rlhf_jax.build.stages import ppo_evaluation, sampling
+from rlhf_jax.build.stages import evaluating, sampling
 from rlhf_jax.errors import UserError
 from rlhf_jax.optimizers import final_params
 from rlhf_jax.rollout import judges
-from rlhf_jax.studies import schema
 from rlhf_jax.training import loop
 from rlhf_jax.types import Learner, Network, Params, Scorer, TrainState
 
@@ -229,40 +228,39 @@ class _Online(NamedTuple):
         return self.context.scorer(self.reward_model, path)
 
     def evaluation(self, frozen: algorithms.PreferenceFrozen) -> loop.Evaluate:
-        """Gold, proxy and KL on the same held-out prompts and noise each time."""
+        """Scores, KL and alarms on the same held-out prompts and noise each time."""
         context = self.context
-        measure = ppo_evaluation.measuring(
+        measure = evaluating.measuring(
             context,
             self.network,
-            ppo_evaluation.scorers(context, self.proxy()),
+            self.watched(),
             temperature=self.eval_temperature,
             samples=1,
             chunk_size=self.eval_prompts,
         )
         prompts = context.prompts(context.task.heldout, self.eval_prompts)
+        # What a judge trains on gives no score that a held-out model could confirm.
+        held_out = () if self.judge else context.eval_scorers
 
         def evaluate(state: TrainState, step: int) -> loop.Evaluation:
             variables = forward.merged(frozen.base, final_params(state, "policy"))
             key = rng.named(rng.root(context.seeds.sampling), "held-out")
-            found = measure(variables, frozen.reference, prompts, key)
-            shown = {column: entry["mean"] for column, entry in found.table.items()}
-            shown |= {f"{column}_se": e["se"] for column, e in found.table.items()}
-            rows = [
-                schema.sample_row(
-                    self.name,
-                    step,
-                    record["id"],
-                    record["prompt"],
-                    record["response"],
-                    scores=record["scores"],
-                    length=int(record["length"]),
-                    kl=record["kl"],
-                )
-                for record in found.records[: self.shown_samples]
-            ]
-            return loop.Evaluation(shown, rows)
+            return evaluating.evaluation(
+                context,
+                self.name,
+                step,
+                measure(variables, frozen.reference, prompts, key),
+                held_out=held_out,
+                shown=self.shown_samples,
+            )
 
         return evaluate
+
+    def watched(self) -> dict[str, Scorer]:
+        """Columns of an evaluation; under a judge no ensemble is trained on."""
+        if self.judge:
+            return evaluating.scorers(self.context, self.proxy())
+        return evaluating.watched(self.context, self.proxy(), self.reward_model)
 
     def start(self) -> tuple[Params, Params]:
         """Frozen and trainable variables before the first step."""

@@ -9,41 +9,13 @@ import jax.numpy as jnp
 
 from rlhf_jax import algorithms, hosts, rng, rollout
 from rlhf_jax.algorithms import forward
-from rlhf_jax.build.objective import aggregates
 from rlhf_jax.build.objective.ppo_settings import Batches, Settings
 from rlhf_jax.build.runs.context import Context
-from rlhf_jax.build.stages import alarming, tracing
+from rlhf_jax.build.stages import evaluating, tracing
 from rlhf_jax.optimizers import final_params
 from rlhf_jax.studies import schema
 from rlhf_jax.training import loop
-from rlhf_jax.types import Network, Scorer, TrainState
-
-
-def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
-    """Columns of every evaluation: gold where known, proxy, and `eval_scorers`."""
-    gold = context.gold()
-    found = {"gold": gold} if gold is not None else {}
-    found["proxy"] = proxy
-    for name in context.eval_scorers:
-        found[name] = context.scorer(name, "config.eval_scorers")
-    return found
-
-
-def watched(context: Context, proxy: Scorer, source: str) -> dict[str, Scorer]:
-    """`scorers`, and of an ensemble the disagreement of its members.
-
-    Args:
-      context: of the run.
-      proxy: what is trained on.
-      source: how the config names it.
-    """
-    found = scorers(context, proxy)
-    several = aggregates.parse(source) if context.user_scorer is None else None
-    if several is not None and len(several.members) > 1:
-        members = [context.scorer(name, "reward_model") for name in several.members]
-        found["disagreement"] = aggregates.disagreement(members)
-    return found
-
+from rlhf_jax.types import TrainState
 
 TRACES = 4
 """Parts of the training after each of which samples are shown token by token."""
@@ -82,33 +54,18 @@ class Evaluator(NamedTuple):
         )
         key = rng.named(rng.root(self.context.seeds.sampling), "held-out")
         found = self.measure(variables, self.frozen.reference, self.prompts, key)
-        held_out = {column: entry["mean"] for column, entry in found.table.items()}
-        held_out |= {f"{column}_se": e["se"] for column, e in found.table.items()}
-        held_out |= alarming.repetition([row["response"] for row in found.records])
-        folder, measured = self.context.folder(self.stage), dict(held_out)
-        held_out |= hosts.told(
-            lambda: alarming.levels(folder, step, measured, self.context.eval_scorers)
-        )
-        rows = [
-            self._row(step, record)
-            for record in found.records[: self.numbers.shown_samples]
-        ]
-        numbers = self.numbers
-        if numbers.shown_samples and traced(step, numbers.steps, numbers.eval_every):
-            rows += self._traced(step, state)
-        return loop.Evaluation(held_out, rows)
-
-    def _row(self, step: int, record: dict[str, Any]) -> Any:
-        return schema.sample_row(
+        told = evaluating.evaluation(
+            self.context,
             self.stage,
             step,
-            record["id"],
-            record["prompt"],
-            record["response"],
-            scores=record["scores"],
-            length=int(record["length"]),
-            kl=record["kl"],
+            found,
+            held_out=self.context.eval_scorers,
+            shown=self.numbers.shown_samples,
         )
+        numbers = self.numbers
+        if numbers.shown_samples and traced(step, numbers.steps, numbers.eval_every):
+            return told._replace(samples=[*told.samples, *self._traced(step, state)])
+        return told
 
     def _traced(self, step: int, state: TrainState) -> list[Any]:
         """Token-by-token rows of a few held-out prompts."""
@@ -140,40 +97,6 @@ class Evaluator(NamedTuple):
         ]
 
 
-def measuring(
-    context: Context,
-    network: Network,
-    scorers: dict[str, Scorer],
-    *,
-    temperature: float,
-    samples: int,
-    chunk_size: int,
-) -> Any:
-    """`rollout.evaluator` with the task's lengths and tokens, compiled once for all
-    runs of a study."""
-    task = context.task
-    settings: dict[str, Any] = dict(
-        temperature=temperature,
-        max_length=task.response_length,
-        stop_tokens=task.stop_tokens,
-        pad_token=task.tokenizer.pad_token,
-        samples_per_prompt=samples,
-    )
-    compiled = context.compiled(
-        "evaluation",
-        (settings, repr(network.config)),
-        lambda: rollout.measuring.programs(network, **settings),
-    )
-    return rollout.evaluator(
-        network,
-        scorers,
-        chunk_size=chunk_size,
-        decode=task.tokenizer.decode,
-        compiled=compiled,
-        **settings,
-    )
-
-
 def evaluator(
     stage: str,
     built: algorithms.PPO,
@@ -184,10 +107,10 @@ def evaluator(
 ) -> Evaluator:
     """The evaluation of a PPO stage; its settings are never the training's."""
     task = context.task
-    measure = measuring(
+    measure = evaluating.measuring(
         context,
         built.parts.policy,
-        watched(context, built.parts.scorer, numbers.reward_model),
+        evaluating.watched(context, built.parts.scorer, numbers.reward_model),
         temperature=numbers.eval_temperature,
         samples=1,
         chunk_size=numbers.eval_prompts,

@@ -9,7 +9,7 @@ import numpy as np
 from rlhf_jax import rng, rollout, stats
 from rlhf_jax.build.configs.section import Section
 from rlhf_jax.build.runs.context import Context, Stage
-from rlhf_jax.build.stages import label, ppo_evaluation
+from rlhf_jax.build.stages import evaluating, label
 from rlhf_jax.studies import summary
 from rlhf_jax.types import Scorer
 
@@ -59,7 +59,7 @@ class _Table(NamedTuple):
         scorer = context.user_scorer or context.scorer(
             self.reward_model, f"{path}.reward_model"
         )
-        scorers = ppo_evaluation.scorers(context, scorer)
+        scorers = evaluating.scorers(context, scorer)
         reference = context.policy(self.base, f"{path}.base")
         drawn = self.measured(self.best_of, scorers, reference, reference)
         tuned = context.policy(self.policy, f"{path}.policy")
@@ -94,7 +94,7 @@ class _Table(NamedTuple):
     ) -> rollout.Evaluation:
         """One policy on the held-out prompts."""
         task = self.context.task
-        evaluate = ppo_evaluation.measuring(
+        evaluate = evaluating.measuring(
             self.context,
             self.context.model.language(),
             scorers,

@@ -1,0 +1,119 @@
+"""Evaluations on held-out prompts that all stages share which sample: what is measured,
+and for stages that train on rewards the alarms and the samples over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_jax import hosts, rollout
+from rlhf_jax.build.objective import aggregates
+from rlhf_jax.build.runs.context import Context
+from rlhf_jax.build.stages import alarming
+from rlhf_jax.studies import schema
+from rlhf_jax.training import loop
+from rlhf_jax.types import Network, Scorer
+
+
+def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
+    """Columns of every evaluation: gold where known, proxy, and `eval_scorers`."""
+    gold = context.gold()
+    found = {"gold": gold} if gold is not None else {}
+    found["proxy"] = proxy
+    for name in context.eval_scorers:
+        found[name] = context.scorer(name, "config.eval_scorers")
+    return found
+
+
+def watched(context: Context, proxy: Scorer, source: str) -> dict[str, Scorer]:
+    """`scorers`, and of an ensemble the disagreement of its members.
+
+    Args:
+      context: of the run.
+      proxy: what is trained on.
+      source: how the config names it.
+    """
+    found = scorers(context, proxy)
+    several = aggregates.parse(source) if context.user_scorer is None else None
+    if several is not None and len(several.members) > 1:
+        members = [context.scorer(name, "reward_model") for name in several.members]
+        found["disagreement"] = aggregates.disagreement(members)
+    return found
+
+
+def measuring(
+    context: Context,
+    network: Network,
+    scorers: dict[str, Scorer],
+    *,
+    temperature: float,
+    samples: int,
+    chunk_size: int,
+) -> Any:
+    """`rollout.evaluator` with the task's lengths and tokens, compiled once for all
+    runs of a study."""
+    task = context.task
+    settings: dict[str, Any] = dict(
+        temperature=temperature,
+        max_length=task.response_length,
+        stop_tokens=task.stop_tokens,
+        pad_token=task.tokenizer.pad_token,
+        samples_per_prompt=samples,
+    )
+    compiled = context.compiled(
+        "evaluation",
+        (settings, repr(network.config)),
+        lambda: rollout.measuring.programs(network, **settings),
+    )
+    return rollout.evaluator(
+        network,
+        scorers,
+        chunk_size=chunk_size,
+        decode=task.tokenizer.decode,
+        compiled=compiled,
+        **settings,
+    )
+
+
+def evaluation(
+    context: Context,
+    stage: str,
+    step: int,
+    found: rollout.Evaluation,
+    *,
+    held_out: Sequence[str],
+    shown: int,
+) -> loop.Evaluation:
+    """What a stage that trains on rewards tells of one evaluation.
+
+    Args:
+      context: of the run.
+      stage: its name; its folder remembers the evaluations (`alarming`).
+      step: of the evaluation.
+      found: with one sample a prompt.
+      held_out: names of the scorers that the proxy's gain is compared with.
+      shown: responses that become sample rows.
+
+    Returns:
+      Metrics under their plain names and `<name>_se`, levels of the alarms, samples.
+    """
+    measured = {column: entry["mean"] for column, entry in found.table.items()}
+    measured |= {f"{column}_se": e["se"] for column, e in found.table.items()}
+    measured |= alarming.repetition([row["response"] for row in found.records])
+    folder = context.folder(stage)
+    rung = hosts.told(lambda: alarming.levels(folder, step, measured, held_out))
+    rows = [_row(stage, step, record) for record in found.records[:shown]]
+    return loop.Evaluation(measured | rung, rows)
+
+
+def _row(stage: str, step: int, record: dict[str, Any]) -> Any:
+    return schema.sample_row(
+        stage,
+        step,
+        record["id"],
+        record["prompt"],
+        record["response"],
+        scores=record["scores"],
+        length=int(record["length"]),
+        kl=record["kl"],
+    )
