@@ -1,7 +1,11 @@
 """Preference learning on a directory that transformers wrote, killed and exported."""
 
 import json
+import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -11,7 +15,9 @@ from rlhf_jax.build import experiment
 from rlhf_jax.build.commands import exporting
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
-from rlhf_jax.training import digest
+from rlhf_jax.training import digest, loop
+from rlhf_jax.training.stopping import Stop
+from rlhf_jax.types import Rollout
 
 LETTERS = "abcdefghijkl"
 
@@ -33,6 +39,16 @@ def directory(tmp_path):
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     names = ["<pad>", "<eos>", *LETTERS]
     tokenizers.symbols(14, pad_token=0, end_token=1, names=names).save(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def judge(directory, tmp_path):
+    """The same architecture and tokenizer with a scalar head."""
+    folder = tmp_path / "judge"
+    config = transformers.AutoConfig.from_pretrained(directory, num_labels=1)
+    transformers.LlamaForSequenceClassification(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(directory).save_pretrained(folder)
     return str(folder)
 
 
@@ -105,6 +121,44 @@ def test_a_stale_cache_stops_the_run(configured, directory, tmp_path, monkeypatc
     transformers.LlamaForCausalLM(config).save_pretrained(directory)
     with pytest.raises(UserError, match="stale cache.*another reference model"):
         experiment.run(configured(**settings), run)
+
+
+def held_in(variables):
+    """Dtypes of all arrays; those that enter sums in float32 under their own key."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        wide = {"scale", "bias", "head"} & {step.key for step in path}
+        found.setdefault("wide" if wide else "held", set()).add(str(leaf.dtype))
+    return found
+
+
+def test_frozen_models_of_directories_are_held_in_their_dtype(
+    configured, directory, judge, tmp_path, monkeypatch
+):
+    """A reference and a reward model, each a directory of its own."""
+    seen, train = [], loop.train
+
+    def watched(*given, frozen, **settings):
+        seen.append(held_in(frozen.reference))
+        return train(*given, frozen=frozen, **settings)
+
+    monkeypatch.setattr(loop, "train", watched)
+    settings = {"preference.reference": directory, "preference.steps": "1"}
+    config = configured(**{"model.frozen_dtype": "bfloat16"} | settings)
+    assert experiment.run(config, tmp_path / "run") == 0
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").open().readline())
+    assert first["loss/dpo"] == pytest.approx(math.log(2), abs=0.05)
+    assert np.isfinite([x for key, x in first.items() if key != "stage"]).all()
+    context, _ = experiment.build(config, tmp_path, Stop())
+    scorer = context.scorer(judge, "config.online.reward_model")
+    assert [*seen, held_in(scorer.init()["variables"])] == [
+        {"held": {"bfloat16"}, "wide": {"float32"}}
+    ] * 2
+    prompt = context.prompts(context.task.heldout, 2)
+    tokens = jnp.full((2, 3), 4)
+    real = jnp.ones(tokens.shape, bool)
+    response = Rollout(prompt, tokens, real, tokens * 0.0, ~real, real[:, 0])
+    assert jnp.isfinite(scorer.apply(scorer.init(), {}, response).sequence).all()
 
 
 @pytest.mark.identity("I15")
