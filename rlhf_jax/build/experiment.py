@@ -162,8 +162,10 @@ def _retention(section: Section) -> retention.Retention:
 
 def _logging(section: Section) -> bool:
     """Reads the section; writers are opened by `run`."""
-    for key in ("tensorboard", "wandb", "report"):
+    for key in ("tensorboard", "report"):
         section.bool(key)
+    if section.bool("wandb"):
+        writers.require_wandb()
     return section.bool("progress")
 
 

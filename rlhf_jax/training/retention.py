@@ -23,14 +23,12 @@ class Retention(NamedTuple):
       every: keep steps divisible by this; 0 = none.
       best: keep the best by this held-out metric (`eval/...`); None = no such rule.
       mode: whether the metric is to be `max` or `min`; see `mode_of`.
-      refused: further metrics that come from what the policy is trained on.
     """
 
     last: int = 1
     every: int = 0
     best: str | None = None
     mode: Literal["max", "min"] = "max"
-    refused: tuple[str, ...] = ()
 
 
 class Saved(NamedTuple):
@@ -64,7 +62,7 @@ def validate(rules: Retention) -> None:
         return
     parts = rules.best.split("/")
     named = any(name in part.split("_") for part in parts for name in _TRAINED_ON)
-    if parts[0] != "eval" or named or rules.best in rules.refused:
+    if parts[0] != "eval" or named:
         raise UserError(
             f"checkpoints cannot be chosen by {rules.best!r}: choose by a held-out "
             "metric that is not trained on, such as eval/gold or eval/loss "

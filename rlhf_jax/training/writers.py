@@ -7,6 +7,7 @@ checkpoint, so that no step appears twice and none is missing.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -121,6 +122,20 @@ class TensorBoardWriter:
             self._writer = None
 
 
+def require_wandb() -> None:
+    """Refuse to log to Weights & Biases where that cannot be imported.
+
+    Raises:
+      UserError: wandb is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "logging to Weights & Biases needs the wandb package; install the wandb"
+            " extra (pip install 'rlhf_jax[wandb]') or turn it off"
+            " (config.logging.wandb=False)"
+        )
+
+
 class WandbWriter:
     """Weights & Biases, imported only when asked for (`pip install rlhf_jax[wandb]`).
 
@@ -129,13 +144,9 @@ class WandbWriter:
     """
 
     def __init__(self, project: str, workdir: str, **options: Any) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError(
-                "logging to Weights & Biases needs the wandb package; install the "
-                "wandb extra (pip install 'rlhf_jax[wandb]') or turn it off"
-            ) from error
+        require_wandb()
+        import wandb  # pyright: ignore[reportMissingImports]
+
         self._run = wandb.init(project=project, dir=workdir, resume="allow", **options)
 
     def begin(self, stage: str, step: int, evaluated: bool) -> None:

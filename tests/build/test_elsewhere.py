@@ -1,10 +1,13 @@
 """Stages that start from another run: its policy, its reward model."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import opening
 from rlhf_jax.build.configs import loading
 from rlhf_jax.build.runs import context as contexts
 from rlhf_jax.errors import UserError
@@ -63,6 +66,14 @@ def test_a_folder_without_a_model_is_named(first, tmp_path):
         context.scorer(str(first / "sft"), "config.ppo.reward_model")
     with pytest.raises(UserError, match="names no policy"):
         context.policy("./nowhere", "config.ppo.policy")
+
+
+def test_a_run_is_opened_without_what_it_was_logged_with(tmp_path, monkeypatch):
+    """Kills: a dashboard, or the checkpoints to keep, asked of who only reads."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    config = _config()
+    config.logging.wandb, config.checkpoint.keep_best = True, "eval/gone"
+    assert "sft" in opening.rebuild(tmp_path, config.to_dict()).policies
 
 
 def test_labels_are_no_folder(tmp_path):

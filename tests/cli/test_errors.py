@@ -90,6 +90,8 @@ CONFIG = [
     ("ppo.missing_eos_penalty.penalty=nan", "not a finite number"),
     ("ppo.kl_penalty.estimator=None", "kl_penalty needs one"),
     ("ppo.clipped_value.clip_eps=None", "clipped_value needs one"),
+    ("ppo.value_warmup=4", "value_warmup=4 leaves none of the 4 steps"),
+    ("ppo.reward_model=mean:rm,rm_b", "several reward models, and config.ppo.value.in"),
     ("debug.dump_step=4", "stage ppo has the steps 0 to 3"),
     ("scorer=/no/such/file.py:f", "/no/such/file.py"),
     ("scorer=abc", "path.py:fn"),
@@ -108,6 +110,13 @@ def test_a_reward_model_that_stands_for_gold_has_labels_of_its_own(refused):
     config = TINY.replace("quickstart.py:tiny", "tldr_ppo.py:tiny+gold")
     message = refused("check", config, "--config.gold_rm.half=all")
     assert "gold_rm.half and rm.half, one 'first' and one 'second'" in message
+
+
+@pytest.mark.parametrize("verb", ["train", "check"])
+def test_a_dashboard_that_is_not_installed_is_named(refused, monkeypatch, verb):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    message = refused(verb, TINY, "--config.logging.wandb=True")
+    assert "rlhf_jax[wandb]" in message and "config.logging.wandb=False" in message
 
 
 EXPERIMENTS = [

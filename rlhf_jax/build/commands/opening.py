@@ -133,12 +133,12 @@ def rebuild(
     """The context of a run that was made elsewhere, perhaps: on the mesh of who asks,
     and without the user's scorer, which only training calls.
 
-    A key that changes no number, and that the run is too old to have, is as by default.
+    Keys that change no number are as by default: the run may be too old to have them,
+    and what it was logged with need not be here.
     """
     base = defaults.base().to_dict()
     plain = {**config, "scorer": None}
-    for name in defaults.NUMBERLESS:
-        plain[name] = {**base[name], **config.get(name, {})}
+    plain |= {name: base[name] for name in defaults.NUMBERLESS}
     plain["mesh"] = dict(mesh or base["mesh"])
     return experiment.build(ml_collections.ConfigDict(plain), run, Stop())[0]
 

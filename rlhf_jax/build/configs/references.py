@@ -101,6 +101,12 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
 def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None:
     source, value = settings["reward_model"], settings["value"]
     critic = value["enabled"] and value["separate"] and value["init"] == "reward_model"
+    if critic and aggregates.parse(source) is not None:
+        raise UserError(
+            f"{path}.reward_model={source!r} is several reward models, and"
+            f" {path}.value.init='reward_model' starts the critic from one; set"
+            f" {path}.value.init='policy' and {path}.value.head='zero'"
+        )
     if critic:
         what = "reward model (which the critic starts from)"
         _model(f"{path}.reward_model", source, list(context.rewards), what)

@@ -57,8 +57,8 @@ def settings(section: Section) -> Settings:
     """Reads the plain numbers.
 
     Raises:
-      UserError: minibatches or microbatches that do not divide the rollouts, or a way
-        of sampling that a policy gradient cannot use.
+      UserError: minibatches or microbatches that do not divide the rollouts, a way of
+        sampling that a policy gradient cannot use, or a policy that never learns.
     """
     traced = section.section("term_gradients")
     result = Settings(
@@ -95,6 +95,12 @@ def settings(section: Section) -> Settings:
             f" {result.samples_per_prompt} samples = {result.rollouts} rollouts do not"
             f" divide into {result.minibatches} minibatches of {result.microbatches}"
             " microbatches"
+        )
+    if result.value_warmup >= result.steps:
+        raise UserError(
+            f"{section.path}.value_warmup={result.value_warmup} leaves none of the"
+            f" {result.steps} steps to the policy; lower it, or raise"
+            f" {section.path}.steps"
         )
     return result
 
