@@ -12,7 +12,7 @@ from absl import logging
 from rlhf_jax import __version__, algorithms, hosts, rng, rollout
 from rlhf_jax.build import kinds
 from rlhf_jax.build.commands import summarizing
-from rlhf_jax.build.configs import defaults, references, shortcuts
+from rlhf_jax.build.configs import defaults, folders, keeping, references, shortcuts
 from rlhf_jax.build.configs import seeds as seeding
 from rlhf_jax.build.configs.section import Section
 from rlhf_jax.build.runs import claiming, finishing, models, placing, timekeeping
@@ -21,7 +21,7 @@ from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.build.tasks import enumerable_task, tasks
 from rlhf_jax.errors import UserError
 from rlhf_jax.placement import Placement
-from rlhf_jax.training import retention, writers
+from rlhf_jax.training import writers
 from rlhf_jax.training.stopping import Preempted, Stop
 from rlhf_jax.types import Learner
 
@@ -30,6 +30,26 @@ PREEMPTED = 143
 
 
 def build(
+    config: Any,
+    workdir: Path,
+    stop: Stop,
+    programs: Programs | None = None,
+    seat: Callable[[algorithms.PPO], Learner] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> tuple[Context, list[Stage]]:
+    """`read`, and a look at all that a run is going to ask of its surroundings.
+
+    Raises:
+      UserError: as `read`, or a folder that a stage names holds no model that fits, or
+        no evaluation measures what the best checkpoint is chosen by.
+    """
+    context, stages = read(config, workdir, stop, programs, seat, devices)
+    folders.check(config.to_dict(), context)
+    keeping.check(context.retention.best, stages)
+    return context, stages
+
+
+def read(
     config: Any,
     workdir: Path,
     stop: Stop,
@@ -132,7 +152,7 @@ def _context(
         settings=_settings(plain, names),
         notes={k: plain[k] for k in defaults.NUMBERLESS} | {"version": __version__},
         save_every=saving.int("save_every", 0),
-        retention=_retention(saving),
+        retention=keeping.rules(saving),
         progress=_logging(logs),
         writers=[],
         stop=stop,
@@ -146,18 +166,6 @@ def _context(
         seat=lambda built: built.learner,
         placement=placement,
     )
-
-
-def _retention(section: Section) -> retention.Retention:
-    best = section.optional("keep_best", section.str)
-    rules = retention.Retention(
-        last=section.int("keep_last", 1),
-        every=section.int("keep_every", 0),
-        best=best,
-        mode=retention.mode_of(best or ""),
-    )
-    retention.validate(rules)
-    return rules
 
 
 def _logging(section: Section) -> bool:

@@ -12,7 +12,7 @@ One decoder covers Llama, Mistral, Qwen, Gemma, GPT-2 and GPT-NeoX by configurat
 
 from rlhf_jax.networks import huggingface, presets
 from rlhf_jax.networks.cache import Cache, repeat_cache
-from rlhf_jax.networks.config import LoRA, RopeScaling, TransformerConfig
+from rlhf_jax.networks.config import LoRA, RopeScaling, TransformerConfig, differing
 from rlhf_jax.networks.lora import merge_lora
 from rlhf_jax.networks.models import (
     axis_names,
@@ -33,6 +33,7 @@ __all__ = [
     "RopeScaling",
     "TransformerConfig",
     "axis_names",
+    "differing",
     "huggingface",
     "initialize_from",
     "language_model",

@@ -243,6 +243,37 @@ class TransformerConfig:
         return self.window_layers
 
 
+def differing(one: TransformerConfig, other: TransformerConfig) -> dict[str, str]:
+    """Fields by which two networks compute something else, as `8 and not 4`.
+
+    What stands for its default is equal to it; how weights start, adapters and the
+    format's name make no difference, nor does the context length where no table of
+    positions has its size.
+    """
+    a, b = _resolved(one), _resolved(other)
+    return {name: f"{a[name]} and not {b[name]}" for name in a if a[name] != b[name]}
+
+
+def _resolved(config: TransformerConfig) -> dict[str, object]:
+    local = any(config.local_layers)
+    theta = config.rope_local_theta
+    values = vars(config) | {
+        "num_kv_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "mlp_width": config.hidden_width,
+        "attention_scale": config.query_scale,
+        "window": config.window if local else None,
+        "window_layers": config.local_layers,
+        "rope_local_theta": (config.rope_theta if theta is None else theta)
+        if local
+        else None,
+    }
+    without = {"family", "init_std", "lora"}
+    if config.positions == "rope":
+        without.add("max_length")
+    return {name: value for name, value in values.items() if name not in without}
+
+
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r}: choose from {', '.join(choices)}")

@@ -112,7 +112,7 @@ def load_params(path: str | os.PathLike[str], group: str | None = None) -> Any:
       UserError: there is no such group.
     """
     step = resolve(path)
-    stored = _stored(step).get("params")
+    stored = contents(step).get("params")
     if not isinstance(stored, Mapping):
         raise UserError(f"checkpoint {step} holds no parameters; it is damaged")
     if group is not None and group not in stored:
@@ -145,7 +145,7 @@ def load_weights(path: str | os.PathLike[str], group: str) -> Any:
     """
     step = resolve(path)
     params = load_params(step, group)
-    stored = _stored(step).get("opt_state", {})
+    stored = contents(step).get("opt_state", {})
     inside = {
         id(x) for x in jax.tree.leaves(optimizers.stored_averages(stored.get(group)))
     }
@@ -178,7 +178,7 @@ def load_host(path: str | os.PathLike[str]) -> dict[str, Any]:
     Needs neither the learner that wrote it nor its devices; typed keys come as data.
     """
     step = resolve(path)
-    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), _stored(step))
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), contents(step))
     return {"params": {}, "opt_state": {}, **_load(step, like)}
 
 
@@ -276,15 +276,15 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _stored(path: Path) -> dict[str, Any]:
-    """Abstract contents of a checkpoint, by item, as plain dicts and lists."""
+def contents(path: Path) -> dict[str, Any]:
+    """Abstract contents of a step directory, by item, as plain dicts and lists."""
     with _reading(path):
         return dict(ocp.checkpointables_metadata(str(path)).metadata)
 
 
 def _check_shapes(path: Path, like: Mapping[str, Any]) -> None:
     """Compare arrays by path: orbax would cast another dtype without a word."""
-    stored = signatures.of(_stored(path))
+    stored = signatures.of(contents(path))
     wanted = signatures.of(like)
     for name in sorted(stored.keys() | wanted.keys()):
         if stored.get(name) != wanted.get(name):

@@ -13,6 +13,7 @@ from rlhf_jax.build.configs import defaults, sections
 from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.errors import UserError
 from rlhf_jax.studies import report
+from rlhf_jax.training.stopping import Stop
 
 
 def config(**changes):
@@ -93,6 +94,19 @@ def test_the_run_logs_alarms_and_the_report_shows_them(run, tmp_path):
     assert last["eval/disagreement"] > 0
     page = report.write([run], tmp_path / "report.html").read_text()
     assert "ensemble disagrees" in page and "held-out model lags" in page
+
+
+def test_what_is_measured_is_known_before(run):
+    """What `keep_best` may name: all that evaluations find, errors and alarms aside."""
+    with Stop() as stop:
+        stages = experiment.build(config(), run, stop)[1]
+    rows = [json.loads(x) for x in (run / "metrics.jsonl").open()]
+    for stage in stages:
+        found = {k for row in rows if row["stage"] == stage.name for k in row}
+        found = {k for k in found if k.startswith("eval/") and not k.endswith("_se")}
+        found = {k for k in found if "/alarm" not in k}
+        known = set() if stage.measures is None else set(stage.measures())
+        assert {f"eval/{name}" for name in known} == found, stage.name
 
 
 def test_the_average_can_be_reported_on(run, tmp_path):

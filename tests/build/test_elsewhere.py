@@ -1,5 +1,7 @@
 """Stages that start from another run: its policy, its reward model."""
 
+import pathlib
+import shutil
 import sys
 
 import jax
@@ -74,6 +76,35 @@ def test_a_run_is_opened_without_what_it_was_logged_with(tmp_path, monkeypatch):
     config = _config()
     config.logging.wandb, config.checkpoint.keep_best = True, "eval/gone"
     assert "sft" in opening.rebuild(tmp_path, config.to_dict()).policies
+
+
+def _refused(**settings):
+    config = _config()
+    loading.override(config, {k.replace("__", "."): v for k, v in settings.items()})
+    with pytest.raises(UserError) as error, Stop() as stop:
+        experiment.build(config, pathlib.Path("unused"), stop)
+    return str(error.value)
+
+
+def test_a_stage_that_does_not_fit_is_named_before_anything_runs(first):
+    source = str(first / "sft")
+    assert "width is 16 and not 32" in _refused(ppo__policy=source, model__width="32")
+    message = _refused(ppo__policy=source, task__contents="30")
+    assert message.startswith(f"config.ppo.policy='{source}' does not fit config.model")
+    assert "params/embedding/tokens is (43, 16) there and (63, 16) here" in message
+    assert "is a whole run" in _refused(ppo__reference=str(first))
+
+
+def test_a_stage_that_is_not_done_is_named_before_anything_runs(first, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(first, copy)
+    (copy / "rm" / "done.json").unlink()
+    settings = {"ppo__reward_model": str(copy / "rm"), "ppo__value__init": "policy"}
+    assert "is not finished" in _refused(**settings)
+    for stage in ("sft", "rm"):
+        shutil.rmtree(copy / stage / "checkpoints")
+    message = _refused(rm__init=str(copy / "sft"))
+    assert message.startswith("config.rm.init=") and "no checkpoint in" in message
 
 
 def test_labels_are_no_folder(tmp_path):

@@ -69,6 +69,8 @@ CONFIG = [
     ("sft.optimizer.clip_norm=0", "config.sft.optimizer.clip_norm=0.0 lets no"),
     ("sft.optimizer.b1=2", "config.sft.optimizer.b1=2.0"),
     ("checkpoint.keep_best=eval/proxy", "eval/proxy"),
+    ("checkpoint.keep_best=eval/golf", "no stage of config.stages; did you mean 'eval"),
+    ("checkpoint.keep_best=eval/chosen_reward", "keep_best='eval/chosen_reward' is"),
     ("checkpoint.keep_last=0", "config.checkpoint.keep_last=0"),
     (
         "gold=rm",

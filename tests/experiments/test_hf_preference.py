@@ -100,6 +100,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one_and_is_exported(
     assert transformers.AutoTokenizer.from_pretrained(out)("a b")["input_ids"]
     heldout = json.loads((stage / "done.json").read_text())["result"]["heldout"]
     assert {"accuracy", "margin", "loss", f"loss/{loss}"} <= set(heldout)
+    config = configured(loss=loss, **settings)
+    (built,) = experiment.build(config, tmp_path / "killed", Stop())[1]
+    assert built.measures is not None and set(built.measures()) == set(heldout)
 
 
 @pytest.mark.parametrize("loss", ["ipo", "simpo", "orpo", "plackett_luce_dpo", "sppo"])

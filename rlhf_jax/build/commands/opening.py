@@ -16,22 +16,24 @@ import ml_collections
 from rlhf_jax import data, networks, rollout
 from rlhf_jax.build import experiment
 from rlhf_jax.build.configs import defaults
-from rlhf_jax.build.configs.section import nearest
+from rlhf_jax.build.configs.section import Section, nearest
+from rlhf_jax.build.runs import models
 from rlhf_jax.build.runs.context import Context
 from rlhf_jax.build.tasks.token_ids import token_ids
 from rlhf_jax.data import tokenizer as tokenizers
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import huggingface
+from rlhf_jax.training import checkpoint
 from rlhf_jax.training.stopping import Stop
 from rlhf_jax.types import Network, Params, Scorer
 
 REWARD = "reward.json"
 """Beside the weights of an exported reward model: the bias that a score gets."""
 
-MODELS = (
-    *("sft", "ppo", "preference", "online_preference"),
-    *("rm", "odin", "attributes", "average"),
-)
+SCALAR = ("rm", "odin", "attributes", "average")
+"""Kinds of stage that train a reward model."""
+
+MODELS = ("sft", "ppo", "preference", "online_preference", *SCALAR)
 """Kinds of stage that train a model."""
 
 
@@ -99,6 +101,47 @@ def _check_folder(path: Path) -> None:
         )
 
 
+class Seen(NamedTuple):
+    """What is known of a model before it is opened.
+
+    Attributes:
+      scalar: whether it is a reward model.
+      config: the architecture; None of tables. Of a stage the vocabulary is 1.
+      shapes: of the trained arrays of a stage, by path; none of a Hugging Face
+        directory.
+    """
+
+    scalar: bool
+    config: networks.TransformerConfig | None
+    shapes: dict[str, tuple[int, ...]]
+
+
+def look(path: Path) -> Seen:
+    """What `open_model` would open, by names and shapes: no weight is read.
+
+    Raises:
+      UserError: it is no model, it is not trained yet, or files of it are missing.
+    """
+    _check_folder(path)
+    file = path / "config.json"
+    if file.is_file() and "stages" not in huggingface.read_json(file):
+        config, scalar = huggingface.check(path)
+        return Seen(scalar, config, {})
+    run, stage, plain = _find(path)
+    _check_stage(run, stage, plain)
+    kind, section = plain[stage]["kind"], Section(plain.get("model", {}))
+    if kind in SCALAR:
+        _result(run, stage)
+    if kind == "average":
+        return [look(run / member) for member in plain[stage]["members"]][0]
+    group = "reward" if kind in SCALAR else "policy"
+    stored = checkpoint.contents(checkpoint.resolve(run / stage))["params"][group]
+    shapes = {name: shape for name, shape, _ in models.parameter_table(stored)}
+    tables = models.is_tabular(section)
+    config = None if tables else models.model(section, 1, 1, "cpu").config
+    return Seen(kind in SCALAR, config, shapes)
+
+
 def open_stage(path: Path, mesh: Mapping[str, Any] | None = None) -> Opened:
     """Opens the trained model of a stage folder `RUN/<stage>`; see `open_model`.
 
@@ -140,7 +183,7 @@ def rebuild(
     plain = {**config, "scorer": None}
     plain |= {name: base[name] for name in defaults.NUMBERLESS}
     plain["mesh"] = dict(mesh or base["mesh"])
-    return experiment.build(ml_collections.ConfigDict(plain), run, Stop())[0]
+    return experiment.read(ml_collections.ConfigDict(plain), run, Stop())[0]
 
 
 def _find(path: Path) -> tuple[Path, str, dict[str, Any]]:

@@ -98,9 +98,14 @@ def check(name: str, plain: Mapping[str, Any], context: Context) -> None:
         )
 
 
+def critic_of_rewards(settings: Mapping[str, Any]) -> bool:
+    """Whether a stage of kind `ppo` starts its critic from the reward model."""
+    value = settings["value"]
+    return value["enabled"] and value["separate"] and value["init"] == "reward_model"
+
+
 def _check_ppo(path: str, settings: Mapping[str, Any], context: Context) -> None:
-    source, value = settings["reward_model"], settings["value"]
-    critic = value["enabled"] and value["separate"] and value["init"] == "reward_model"
+    source, critic = settings["reward_model"], critic_of_rewards(settings)
     if critic and aggregates.parse(source) is not None:
         raise UserError(
             f"{path}.reward_model={source!r} is several reward models, and"
@@ -163,7 +168,7 @@ def _check_judges(
 
 
 def _model(path: str, name: Any, known: Sequence[str], what: str) -> None:
-    """A model: of an earlier stage, or of a folder."""
+    """A model: of an earlier stage, or of a folder (see `folders`)."""
     if not elsewhere.is_folder(str(name)):
         _known(path, name, known, what)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,12 +35,15 @@ class Stage(NamedTuple):
       run: does the work, or goes on with it; returns the result for `done.json`.
       describe: what `check` prints, computed from shapes alone.
       plan: the programs of a step as shapes; None where a stage has no such step.
+      measures: what held-out evaluations measure, without `eval/`, standard errors and
+        alarms; None where a stage has none.
     """
 
     name: str
     run: Callable[[], dict[str, Any]]
     describe: Callable[[], Mapping[str, Any]]
     plan: Callable[[], planned.Plan] | None = None
+    measures: Callable[[], Iterable[str]] | None = None
 
 
 class Context(NamedTuple):

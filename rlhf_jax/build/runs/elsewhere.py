@@ -52,6 +52,24 @@ def scorer(
     return opened._replace(variables=held(opened.variables)).scorer()
 
 
+def look(source: str, path: str):  # noqa: ANN201 - opening.Seen, imported lazily
+    """What is known of the model in a folder before its weights are read.
+
+    Args:
+      source: the folder.
+      path: key that names it, for messages.
+
+    Raises:
+      UserError: it holds no model, or not a whole one.
+    """
+    from rlhf_jax.build.commands import opening  # opening builds runs, runs look there
+
+    try:
+        return opening.look(Path(source))
+    except UserError as error:
+        raise UserError(f"{path}='{source}': {error}") from None
+
+
 def _opened(source: str, path: str, mesh: Mapping[str, Any]):  # noqa: ANN202 - Opened, imported lazily
     from rlhf_jax.build.commands import opening  # opening builds runs, runs open it
 

@@ -23,6 +23,9 @@ from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import loop
 from rlhf_jax.types import ComparisonBatch, Params, TrainState
 
+MEASURES = ("error", "explained")
+"""Of each attribute on held-out ratings."""
+
 
 def attributes(name: str, section: Section, context: Context) -> Stage:
     """Reads a section of kind `attributes`; later stages find its scorer by its name.
@@ -60,7 +63,9 @@ def attributes(name: str, section: Section, context: Context) -> Stage:
         heads=heads,
     )
     ratings = _Ratings(model, names, weights)
-    return rm.registered(model)._replace(run=ratings.run, plan=ratings.plan)
+    return rm.registered(model)._replace(
+        run=ratings.run, plan=ratings.plan, measures=ratings.measures
+    )
 
 
 def _weights(section: Section, names: Sequence[str]) -> tuple[float, ...]:
@@ -133,6 +138,10 @@ class _Ratings(NamedTuple):
             model.batch_size,
             responses,
         )
+
+    def measures(self) -> list[str]:
+        """What is measured of held-out ratings."""
+        return [f"{name}/{what}" for name in self.names for what in MEASURES]
 
     def plan(self) -> planned.Plan:
         """The update as shapes."""

@@ -79,6 +79,7 @@ def online_preference(name: str, section: Section, context: Context) -> Stage:
         stage.run,
         stage.describe,
         lambda: planned_rollouts.online_preference(stage, context),
+        lambda: evaluating.names(context, None if judge else stage.reward_model),
     )
 
 

@@ -16,7 +16,7 @@ from rlhf_jax.build.objective import parts, ppo_settings
 from rlhf_jax.build.plans import planned_rollouts
 from rlhf_jax.build.runs import models, programs, weights
 from rlhf_jax.build.runs.context import Context, Stage
-from rlhf_jax.build.stages import ppo_evaluation, sampling, tracing
+from rlhf_jax.build.stages import evaluating, ppo_evaluation, sampling, tracing
 from rlhf_jax.errors import UserError
 from rlhf_jax.types import (
     AdvantageEstimator,
@@ -73,6 +73,7 @@ def ppo(name: str, section: Section, context: Context) -> Stage:
         stage.run,
         stage.describe,
         lambda: planned_rollouts.ppo(stage, context),
+        lambda: evaluating.names(context, numbers.reward_model),
     )
 
 

@@ -95,6 +95,7 @@ def preference(name: str, section: Section, context: Context) -> Stage:
         stage.run,
         stage.describe,
         lambda: planned.preference(stage, context),
+        stage.measures,
     )
 
 
@@ -248,6 +249,15 @@ class _Preference(NamedTuple):
         return preference_evaluation.evaluation(
             self.measured, frozen, batches, labels=self.needs.batch == "labels"
         )
+
+    def measures(self) -> set[str]:
+        """What is measured of held-out rows, where there are any."""
+        task, context = self.source.name == "task", self.context
+        if task and preference_data.load(context, self.source, "heldout") is None:
+            return set()
+        (update,) = planned.preference(self, context).programs
+        state, frozen, batch = update.arguments
+        return preference_evaluation.names(self.measured, state, frozen, batch)
 
     def load(self) -> Params:
         """The trained policy as plain variables."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,6 +56,19 @@ def evaluation(
         return loop.Evaluation({k: v for k, v in shown.items() if not math.isnan(v)})
 
     return evaluate
+
+
+def names(
+    measure: HeldOutMeasure,
+    state: TrainState,
+    frozen: algorithms.PreferenceFrozen,
+    batch: ComparisonBatch,
+) -> set[str]:
+    """What `evaluation` measures, from abstract arrays."""
+    variables = forward.merged(frozen.base, state.params["policy"])
+    arguments = variables, frozen.reference, state.extra["loss"], state.step, batch
+    found = jax.eval_shape(measure, *arguments).metrics
+    return {key.removeprefix("preference/") for key in found} | {"accuracy", "margin"}
 
 
 def label_measures(gains: np.ndarray, ranks: np.ndarray) -> dict[str, float]:

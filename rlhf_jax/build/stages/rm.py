@@ -90,7 +90,8 @@ def registered(stage: RewardModel) -> Stage:
     """The stage, whose model later ones find by its name."""
     stage.context.rewards[stage.name] = stage.scorer
     stage.context.policies[stage.name] = stage.load
-    return Stage(stage.name, stage.run, stage.describe, stage.plan)
+    measures = rm_measures.HELD_OUT
+    return Stage(stage.name, stage.run, stage.describe, stage.plan, lambda: measures)
 
 
 class HeadsOf(NamedTuple):

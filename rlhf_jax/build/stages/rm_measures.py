@@ -36,6 +36,10 @@ def programs(
     return Programs(jax.jit(accuracy), jax.jit(scores))
 
 
+HELD_OUT = ("accuracy", "margin")
+"""Names of `accuracy`."""
+
+
 def accuracy(
     measure: Callable[[Params, RankingBatch], Any],
     frozen: Params,

@@ -20,6 +20,9 @@ from rlhf_jax.optimizers import final_params
 from rlhf_jax.training import loop
 from rlhf_jax.types import Learner, Network, Params, SequenceBatch, TrainState
 
+MEASURES = ("loss", "perplexity")
+"""Of held-out demonstrations."""
+
 
 def sft(name: str, section: Section, context: Context) -> Stage:
     """Reads a section of kind `sft`; later stages find its policy under its name."""
@@ -74,7 +77,8 @@ def _stage(
         learner=learner,
     )
     context.policies[name] = stage.load
-    return Stage(name, stage.run, stage.describe, stage.plan)
+    measures = () if heldout is None else MEASURES
+    return Stage(name, stage.run, stage.describe, stage.plan, lambda: measures)
 
 
 class _FineTuning(NamedTuple):

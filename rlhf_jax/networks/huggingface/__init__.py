@@ -7,10 +7,11 @@ huggingface.save(other_directory, config, variables)
 
 from rlhf_jax.networks.huggingface.formatting import config_to_huggingface
 from rlhf_jax.networks.huggingface.parsing import config_from_huggingface
-from rlhf_jax.networks.huggingface.reading import is_scalar, load, read_json
+from rlhf_jax.networks.huggingface.reading import check, is_scalar, load, read_json
 from rlhf_jax.networks.huggingface.writing import save
 
 __all__ = [
+    "check",
     "config_from_huggingface",
     "config_to_huggingface",
     "is_scalar",

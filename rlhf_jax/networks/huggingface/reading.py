@@ -70,12 +70,31 @@ def load(
     placed = {} if shardings is None else traverse_util.flatten_dict(shardings, sep="/")
     params: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        stored = _locate(stack, directory, config, table)
+        stored, tied = _locate(stack, directory, config, table)
+        for head in tied:
+            _check_tied(directory, head, stored[table[0].name])
         for tensor in table:
             for path, array in _read(tensor, config.num_layers, stored, dtype):
                 sharding = placed.get("params/" + path)
                 params[path] = jax.device_put(array, sharding)
     return config, {"params": traverse_util.unflatten_dict(params, sep="/")}
+
+
+def check(directory: str | Path) -> tuple[TransformerConfig, bool]:
+    """What `load` would refuse of a directory, by names and shapes: no weight is read.
+
+    Returns:
+      The architecture, and whether it is a scalar model.
+
+    Raises:
+      UserError: see `load`; whether tied embeddings are equal is seen there alone.
+    """
+    directory = Path(directory)
+    raw = read_json(directory / "config.json")
+    config, scalar = config_from_huggingface(raw), is_scalar(raw)
+    with contextlib.ExitStack() as stack:
+        _locate(stack, directory, config, tensors(config, scalar=scalar))
+    return config, scalar
 
 
 def is_scalar(raw: Mapping[str, Any]) -> bool:
@@ -115,8 +134,8 @@ def _locate(
     directory: Path,
     config: TransformerConfig,
     table: list[Tensor],
-) -> dict[str, _Stored]:
-    """Find and check every tensor before any is read."""
+) -> tuple[dict[str, _Stored], list[_Stored]]:
+    """Find and check every tensor before any is read; heads that shall be tied, too."""
     expected = dict(_expected(table, config.num_layers))
     found: dict[str, _Stored] = {}
     tied: list[_Stored] = []
@@ -139,9 +158,7 @@ def _locate(
             f"{directory}: missing tensor {missing[0]!r} ({len(missing)} of "
             f"{len(expected)} are)"
         )
-    for stored in tied:
-        _check_tied(directory, stored, found[table[0].name])
-    return found
+    return found, tied
 
 
 def _expected(
