@@ -52,8 +52,9 @@ def scorer(
     return opened._replace(variables=held(opened.variables)).scorer()
 
 
-def look(source: str, path: str):  # noqa: ANN201 - opening.Seen, imported lazily
-    """What is known of the model in a folder before its weights are read.
+def look(source: str, path: str) -> Any:
+    """What is known of the model in a folder before its weights are read, an
+    `opening.Seen`.
 
     Args:
       source: the folder.
