@@ -23,6 +23,8 @@ Entry = dict[str, float | int]
 """A cell of a table: `mean`, `se` (its standard error) and `n` (prompts)."""
 
 MEASURES = ("length", "truncated", "logprob", "entropy", "kl", "k1", "k2", "k3")
+UNCHOSEN = ("k1", "k2", "k3", "entropy")
+"""Measures that say nothing of the best of several responses."""
 
 
 class Evaluation(NamedTuple):
@@ -183,8 +185,8 @@ def best_of(evaluation: Evaluation, n: int, by: str) -> Evaluation:
             f"drew {evaluation.samples_per_prompt}"
         )
     index = np.asarray(best_of_n.best_index(jnp.asarray(evaluation.columns[by]), n))
-    dropped = ("k1", "k2", "k3", "entropy")
-    columns = {k: v[index] for k, v in evaluation.columns.items() if k not in dropped}
+    kept = {k: v for k, v in evaluation.columns.items() if k not in UNCHOSEN}
+    columns = {k: v[index] for k, v in kept.items()}
     estimate = best_of_n.kl_estimate(n, jnp.asarray(columns["logprob"]))
     columns["kl"] = np.asarray(estimate, np.float64)
     columns["kl_bound"] = np.full(len(index), best_of_n.kl_bound(n))

@@ -15,9 +15,11 @@ import pytest
 
 from rlhf_jax import training
 from rlhf_jax.build import experiment
-from rlhf_jax.build.commands import ablating, studying
+from rlhf_jax.build.commands import ablating, study_names, studying
 from rlhf_jax.build.configs import exact_worlds, loading, sections
 from rlhf_jax.errors import UserError
+from rlhf_jax.studies import compare
+from rlhf_jax.training.stopping import Stop
 
 STUDY = dict(
     name="small",
@@ -69,6 +71,7 @@ def results(folder):
 def test_a_study_runs_and_says_what_came_out(tmp_path, capsys):
     """Cells times seeds, one page; a second call finds everything done."""
     assert ablating.ablate(small(), tmp_path) == 0
+    _require_known_names(small(), 0, tmp_path / "runs/all-terms/seed-0")
     first, shown = results(tmp_path), capsys.readouterr().out
     assert "6/6" in shown and "exploratory" in shown
     for name in ("plan.json", "ablation.csv", "ablation.md", "ablation.tex"):
@@ -129,9 +132,25 @@ def test_shared_stages_are_trained_once_per_seed(tmp_path):
     assert study.shared == ("sft",)
     assert [cell.name for cell in study.plan.others] == ["epochs=2", "temperature=0.5"]
     assert ablating.ablate(config, tmp_path) == 0
+    _require_known_names(config, 3, tmp_path / "runs/baseline/seed-3")
     links = sorted(tmp_path.glob("runs/*/seed-3/sft"))
     assert len(links) == 3
     assert {link.resolve() for link in links} == {tmp_path / "shared/seed-3/sft"}
+
+
+def _require_known_names(config, seed, folder):
+    """What is known of a run before it is what it has written."""
+    study = studying.read(config)
+    with Stop() as stop:
+        plain = studying.configured(study.config, {}, study.plan, seed)
+        context, _ = experiment.build(plain, folder, stop)
+    known = study_names.summary(plain.to_dict(), context)
+    found = compare.leaves(json.loads((folder / "summary.json").read_text()))
+    for path, what in compare.leaves(known).items():
+        assert what is study_names.OPEN or isinstance(found[path], float | int), path
+    for path, value in found.items():
+        if isinstance(value, float | int):
+            assert study_names._unfit_summary(path, known) is None, path
 
 
 def test_a_diverged_cell_is_recorded_and_stops_nothing(tmp_path):

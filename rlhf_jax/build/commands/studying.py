@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from rlhf_jax.build import experiment
+from rlhf_jax.build.commands import study_names
 from rlhf_jax.build.configs import defaults, sections
 from rlhf_jax.build.configs.section import Section, nearest
 from rlhf_jax.errors import UserError
@@ -63,6 +64,7 @@ def read(config: ConfigDict) -> Study:
         )
     plan = _plan(section, base.to_dict())
     section.finish()
+    _check_changes(plan)
     settings, made = [], {}
     for cell in plan.cells:
         changed = configured(base, cell.changes, plan, plan.seeds[0])
@@ -72,6 +74,7 @@ def read(config: ConfigDict) -> Study:
         with Stop() as stop:
             try:
                 context, _ = experiment.build(changed, Path("."), stop)
+                study_names.check(plan, changed.to_dict(), context, stage)
             except UserError as error:
                 raise UserError(f"cell '{cell.name}': {error}") from None
         settings.append(context.settings)
@@ -94,6 +97,25 @@ def _plan(section: Section, plain: Mapping[str, Any]) -> ablation.Plan:
         confidence=section.float("confidence"),
         test=section.choice("test", ("sign_flip", "paired_t")),
     )
+
+
+def _check_changes(plan: ablation.Plan) -> None:
+    """Cells differ in what they do: not in their seeds, by which they are paired, and
+    not in their stages, of which each is looked up in all of them."""
+    for key in (key for cell in plan.cells for key in cell.changes):
+        first = key.split(".")[0]
+        if first in ("seed", "seeds"):
+            raise UserError(
+                f"config.study changes '{key}', but cells are paired by seed; say in"
+                " config.study.seeds which seeds all of them run with, and in"
+                " config.study.seed_kinds what these vary"
+            )
+        if first == "stages":
+            raise UserError(
+                f"config.study changes '{key}', but cells of other stages have other"
+                " metrics and share no training; let all of them run the same stages"
+                " and change what a later one reads, such as ppo.policy='init'"
+            )
 
 
 def _seed_kinds(section: Section) -> tuple[str, ...]:

@@ -19,6 +19,13 @@ from rlhf_jax.worlds import enumerable, fixed_points, games, relatives
 TARGETS = ("tilt", "argmax", "nash")
 """Targets that are no relative's own fixed point."""
 
+MEASURES = (
+    *("tv", "tv_to_tilt", "j", "j_star", "kl", "gold", "gold_frontier", "beta", "mass"),
+)
+"""Numbers of every result."""
+NASH = ("tv_to_nash", "exploitability", "wins")
+"""Numbers that the target `nash` adds."""
+
 _CHUNK = 8192
 
 
