@@ -69,17 +69,20 @@ def results(folder):
 
 
 def test_a_study_runs_and_says_what_came_out(tmp_path, capsys):
-    """Cells times seeds, one page; a second call finds everything done."""
-    assert ablating.ablate(small(), tmp_path) == 0
-    _require_known_names(small(), 0, tmp_path / "runs/all-terms/seed-0")
-    first, shown = results(tmp_path), capsys.readouterr().out
+    """Cells times seeds, one page; a second call finds everything done. A curve that
+    only a run can know is told of where no run has it."""
+    config = small(curves=("eval/gold", "eval/kl", "policy/nothing"))
+    assert ablating.ablate(config, tmp_path) == 0
+    _require_known_names(config, 0, tmp_path / "runs/all-terms/seed-0")
+    first, (shown, told) = results(tmp_path), capsys.readouterr()
+    assert "warning: Not drawn: policy/nothing over training: the runs have no" in told
     assert "6/6" in shown and "exploratory" in shown
     for name in ("plan.json", "ablation.csv", "ablation.md", "ablation.tex"):
         assert (tmp_path / name).is_file()
     page = (tmp_path / "report.html").read_text()
     assert "without KL penalty" in page
     assert not re.search(r"(src|href|url)\s*[=(]\s*[\"']?https?:", page)
-    assert ablating.ablate(small(), tmp_path) == 0
+    assert ablating.ablate(config, tmp_path) == 0
     assert results(tmp_path) == first
     with pytest.raises(UserError, match="another plan"):
         ablating.ablate(small(seeds=3), tmp_path)

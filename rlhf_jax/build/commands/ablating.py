@@ -8,6 +8,7 @@ programs, so a seed costs its updates and not its compilation.
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections.abc import Sequence
 from concurrent import futures
@@ -25,6 +26,7 @@ from rlhf_jax.build.runs.programs import Programs
 from rlhf_jax.errors import UserError
 from rlhf_jax.studies import ablation
 from rlhf_jax.studies.ablation import plan as plans
+from rlhf_jax.studies.ablation import plots, records
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -65,6 +67,8 @@ def ablate(config: ConfigDict, workdir: Path, packed: bool = False) -> int:
         print("stopped; the same command runs what is missing")
         return experiment.PREEMPTED
     print(ablation.summary(found))
+    for text in plots.missing(found, records.read_all(study.plan, workdir)):
+        print(f"warning: {text}", file=sys.stderr)
     print(f"report: {workdir / 'report.html'}")
     return 0
 

@@ -137,6 +137,35 @@ def gold_against_kl(found: Analysis, records: Sequence[Record]) -> str:
     return figures.figure("Gold against KL", plot, keys, text, patches=True)
 
 
+def missing(found: Analysis, records: Sequence[Record]) -> list[str]:
+    """A sentence for each plot, or line of one, that the plan names and no run gives.
+
+    Cells of which no run is there, or none that did not diverge, are not spoken of.
+    """
+    plan = found.plan
+    ended = {record.cell for record in records if not record.diverged}
+    cells = [cell for cell in plan.cells if cell.name in ended]
+    texts = []
+    for name in plan.curves:
+        lack = [c for c in cells if curves.band(plan, records, c.name, name) is None]
+        texts += _told(f"{name} over training", lack, cells, f"no {name!r}")
+    if plan.gold or plan.kl:
+        lack = [c for c in cells if not _mark(found, c) and not _path(plan, records, c)]
+        both = f"not both {plan.gold!r} and {plan.kl!r}, as curves or as metrics"
+        texts += _told("gold against KL", lack, cells, both)
+    return texts
+
+
+def _told(
+    what: str, lack: Sequence[Cell], cells: Sequence[Cell], reason: str
+) -> list[str]:
+    if not lack:
+        return []
+    some = ", ".join(cell.name for cell in lack) if len(lack) < len(cells) else ""
+    where = f" for {some}: the runs there have" if some else ": the runs have"
+    return [f"Not drawn: {what}{where} {reason}."]
+
+
 def _path(plan: Plan, records: Sequence[Record], cell: Cell) -> svg.Series | None:
     gold, kl = (curves.band(plan, records, cell.name, n) for n in (plan.gold, plan.kl))
     if gold is None or kl is None:

@@ -38,7 +38,7 @@ display:none}.cells td:nth-child(2),.cells thead th:nth-child(2){text-align:left
 def render(found: Analysis, records: Sequence[Record]) -> str:
     """The whole page as text; the same records give the same bytes."""
     parts = [
-        _top(found),
+        _top(found, plots.missing(found, records)),
         *(_metric(found, metric) for metric in found.plan.metrics),
         _frontier(found, records),
         _curves(found, records),
@@ -48,7 +48,7 @@ def render(found: Analysis, records: Sequence[Record]) -> str:
     return page.html(f"{found.plan.name} · ablation", "".join(parts), STYLE)
 
 
-def _top(found: Analysis) -> str:
+def _top(found: Analysis, undrawn: Sequence[str]) -> str:
     plan = found.plan
     lead = (
         f"rlhf_jax ablation: {len(plan.others)} changes against one baseline, "
@@ -63,6 +63,7 @@ def _top(found: Analysis) -> str:
     if found.missing:
         items.append(f"In progress: {len(found.missing)} runs are not there yet.")
     items += [f"Diverged, left out: {text}" for text in words.diverged(found)]
+    items += undrawn
     if items:
         rows = "".join(f"<li>{escape(item)}</li>" for item in items)
         parts.append(f'<ul class="warn">{rows}</ul>')

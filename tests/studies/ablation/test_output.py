@@ -1,6 +1,7 @@
 """What a study writes: tables, curves, the page."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from rlhf_jax import stats
 from rlhf_jax.studies import ablation, digits, forest
-from rlhf_jax.studies.ablation import curves, records, tables, words
+from rlhf_jax.studies.ablation import curves, plots, records, tables, words
 
 
 @pytest.fixture
@@ -92,6 +93,7 @@ def test_the_page_says_what_a_reader_needs(folder):
         "95 % interval",
     ):
         assert wanted in text, wanted
+    assert "Not drawn" not in text
 
 
 def test_every_svg_is_well_formed(folder):
@@ -126,6 +128,31 @@ def test_without_curves_or_gold_the_page_leaves_their_sections_out(tmp_path, mak
     ablation.study(make_plan(seeds=range(3), gold="", kl=""), run, tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert "Over training" not in text and "Gold against KL" not in text
+
+
+def test_a_plot_that_no_run_gives_is_told_of(tmp_path, world, make_plan):
+    """One that is drawn, one that no run has, one that a single cell lacks."""
+    measured = world()
+
+    def run(cell, seed):
+        found = measured(cell, seed)
+        curves = {"gold": found.curves["gold"]}
+        if cell.name != "without entropy":
+            curves["kl"] = found.curves["kl"]
+        return found._replace(curves=curves)
+
+    names = {"curves": ["gold", "kl", "loss/x"], "gold": "gold", "kl": "loss/y"}
+    found = ablation.study(make_plan(seeds=range(2), **names), run, tmp_path)
+    kept = records.read_all(found.plan, tmp_path)
+    told = plots.missing(found, kept)
+    assert told == [
+        "Not drawn: kl over training for without entropy: the runs there have no 'kl'.",
+        "Not drawn: loss/x over training: the runs have no 'loss/x'.",
+        "Not drawn: gold against KL: the runs have not both 'gold' and 'loss/y', as"
+        " curves or as metrics.",
+    ]
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert all(text in page for text in told) and page.count("Not drawn") == 3
 
 
 def test_bands_are_means_with_t_intervals_of_the_seeds_that_have_a_step(make_plan):
