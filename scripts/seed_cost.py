@@ -72,11 +72,24 @@ def study(seeds: int, variant: str) -> np.ndarray:
 
 
 def measure(seeds: int, variant: str) -> dict[str, np.ndarray]:
-    """All figures by both clocks, seconds; `overhead` is a ratio."""
+    """All figures of `figures`, measured."""
     spawning = multiprocessing.get_context("spawn")
     with spawning.Pool(1, maxtasksperchild=1) as pool:
         single = pool.apply(singles, (seeds, variant))
         whole = pool.apply(study, (seeds, variant))
+    return figures(single, whole, seeds)
+
+
+def figures(
+    single: dict[str, np.ndarray], whole: np.ndarray, seeds: int
+) -> dict[str, np.ndarray]:
+    """Seconds by both clocks; `overhead` is a ratio.
+
+    Args:
+      single: of `singles`.
+      whole: of `study` over so many seeds.
+      seeds: their number.
+    """
     compiling = single["first"] - single["warm"]
     work = seeds * (single["warm"] + single["own"])
     found = {**single, "study": whole, "compilation": compiling, "work": work}
@@ -92,10 +105,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds} must be at least 1")
-    print(f"{options.seeds} seeds         clock        CPU")
-    for name, (clock, cpu) in measure(options.seeds, options.variant).items():
-        print(f"{name:>12} {clock:10.2f} {cpu:10.2f}")
-    print(f"aim of the overhead: at most {AIM}")
+    print(table(measure(options.seeds, options.variant), options.seeds))
+
+
+def table(found: dict[str, np.ndarray], seeds: int) -> str:
+    """Figures as lines for a terminal."""
+    lines = [f"{f'{seeds} seeds':>12} {'clock':>10} {'CPU':>10}"]
+    lines += [f"{k:>12} {clock:10.2f} {cpu:10.2f}" for k, (clock, cpu) in found.items()]
+    return "\n".join([*lines, f"aim of the overhead: at most {AIM}"])
 
 
 if __name__ == "__main__":
