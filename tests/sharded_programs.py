@@ -145,9 +145,10 @@ SAMPLED = networks.presets.llama(
 def sampled(rules, axes, variables, prompts):
     """Responses on a mesh, and bytes that its decoding loop gathers on each device."""
     policy = networks.language_model(SAMPLED)
-    program = rollout.sampler(
+    sampler = rollout.sampler(
         policy, max_length=8, stop_tokens=[1], pad_token=0, temperature=1.0
     )
+    program = jax.jit(sampler)
     mesh = placed(rules=rules, names=networks.axis_names(policy), **axes)
     with mesh.active():
         given = (mesh.put(variables), mesh.batch(prompts), rng.root(1))

@@ -47,6 +47,7 @@ def step(parts: Parts, learn: Callable[..., Any]) -> Callable[..., Any]:
       learn: `PPO.programs.learn`, everything after the scores.
     """
     check(parts)
+    temperature = jnp.asarray(parts.temperature, jnp.float32)
 
     def take(state: TrainState, frozen: Frozen, batch: PPOBatch):
         variables = forward.merged(frozen.policy_base, state.params["policy"])
@@ -66,7 +67,8 @@ def step(parts: Parts, learn: Callable[..., Any]) -> Callable[..., Any]:
             )
             state = state._replace(extra={**state.extra, "buffer": buffer})
         fixed = frozen._replace(scorer=())
-        moved, measured = learn(state, fixed, batch.pretraining, scored)
+        rest = batch.pretraining, scored, temperature
+        moved, measured = learn(state, fixed, *rest)
         kept = jax.tree.map(
             lambda new, old: jnp.where(_finite(moved), new, old), moved, state
         )

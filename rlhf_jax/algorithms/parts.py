@@ -54,7 +54,7 @@ class Parts(NamedTuple):
     estimator: AdvantageEstimator
     loss: losses.Loss
     optimizers: dict[str, optax.GradientTransformation]
-    temperature: float
+    temperature: float | Array
     epochs: int
     minibatches: int
     microbatches: int

@@ -16,7 +16,7 @@ swapping the estimator gives RLOO; adding a KL term to the loss gives GRPO.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ from rlhf_jax.types import (
     TrainState,
 )
 
+T = TypeVar("T")
+
 
 class PPO(NamedTuple):
     """A PPO learner, and the same step with everything it computed.
@@ -71,19 +73,20 @@ class PPO(NamedTuple):
 class Programs(NamedTuple):
     """The compiled steps of a learner.
 
-    They close over all parts but the sampler and the scorer, and over no array: another
-    learner whose other parts are equal may use them (`sharing`). Coefficients and
-    weights that are numbers come from the state.
+    They close over all parts but the sampler, the scorer and the temperature, and over
+    no array: another learner whose other parts are equal may use them (`sharing`).
+    Coefficients and weights that are numbers come from the state.
 
     Attributes:
-      learn: everything after the scores, donates the state.
+      learn: `(state, frozen, pretraining, scored, temperature)`, everything after the
+        scores, donates the state.
       explain: the same, keeping what it computes.
       gradients: `term_gradient.gradients`.
     """
 
     learn: Any
     explain: Any
-    gradients: Callable[[TrainState, Frozen, Scored], Metrics]
+    gradients: Callable[[TrainState, Frozen, Scored, Array], Metrics]
 
 
 class Explained(NamedTuple):
@@ -165,8 +168,8 @@ def ppo(
     """
     parts = Parts(**locals())
     programs = Programs(
-        learn=jax.jit(lambda *args: _learn(parts, *args)[:2], donate_argnums=0),
-        explain=jax.jit(lambda *args: _explain(parts, *args)),
+        learn=jax.jit(lambda *args: _at(parts, _learn, *args)[:2], donate_argnums=0),
+        explain=jax.jit(lambda *args: _at(parts, _explain, *args)),
         gradients=term_gradient.gradients(parts),
     )
     return _assembled(parts, programs)
@@ -177,9 +180,16 @@ def sharing(built: PPO, programs: Programs) -> PPO:
     return _assembled(built.parts, programs)
 
 
+def _at(parts: Parts, step: Callable[..., T], *args: Any) -> T:
+    """A step at the temperature that is the last argument."""
+    *rest, temperature = args
+    return step(parts._replace(temperature=temperature), *rest)
+
+
 def _assembled(parts: Parts, programs: Programs) -> PPO:
     """The host's side: sample, score, and hand over."""
     every = parts.term_gradients
+    temperature = jnp.asarray(parts.temperature, jnp.float32)
 
     def update(
         state: TrainState, frozen: Frozen, batch: PPOBatch
@@ -193,9 +203,9 @@ def _assembled(parts: Parts, programs: Programs) -> PPO:
             )
             state = state._replace(extra={**state.extra, "buffer": buffer})
         if every and int(state.step) % every == 0:
-            found = programs.gradients(state, fixed, scored)
+            found = programs.gradients(state, fixed, scored, temperature)
             gathered = {**gathered, **clock("diagnose", found)}
-        rest = batch.pretraining, scored
+        rest = batch.pretraining, scored, temperature
         state, measured = clock("learn", programs.learn(state, fixed, *rest))
         return state, {**measured, **gathered, **clock.metrics}
 
@@ -203,7 +213,7 @@ def _assembled(parts: Parts, programs: Programs) -> PPO:
         clock = collecting.Clock()
         scored, _ = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        return programs.explain(state, fixed, batch.pretraining, scored)
+        return programs.explain(state, fixed, batch.pretraining, scored, temperature)
 
     learner = Learner(lambda key: _init(parts, key), update)
     return PPO(learner, explain, parts, programs)

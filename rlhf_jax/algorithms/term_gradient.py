@@ -19,8 +19,8 @@ from rlhf_jax.losses import microbatch
 from rlhf_jax.types import Array, Experience, Metrics, TrainState
 
 
-def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
-    """`(state, frozen, scored) -> metrics` of a learner.
+def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored, Array], Metrics]:
+    """`(state, frozen, scored, temperature) -> metrics` of a learner.
 
     Metrics, over all rollouts of the step at the parameters before its epochs:
     `loss_share/<term>`, |w_i L_i| / sum_j |w_j L_j|; `term_grad_norm/<term>`, the norm
@@ -30,14 +30,19 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
 
     @jax.jit
     def one(
-        state: TrainState, frozen: Frozen, collected: Experience, chosen: Array
+        state: TrainState,
+        frozen: Frozen,
+        collected: Experience,
+        chosen: Array,
+        temperature: Array,
     ) -> tuple[dict[str, Array], Any]:
         """Values of all terms, gradient of `sum_i chosen_i * term_i`."""
+        given = parts._replace(temperature=temperature)
         prepared, _ = parts.loss.prepare(collected, state.extra["loss"])
 
         def objective(params: Any, part: Experience, shared: Any) -> Any:
             current = experience.outputs(
-                parts, params, frozen, part.rollout, whole=False
+                given, params, frozen, part.rollout, whole=False
             )
             found, _ = parts.loss.weighted(current, part, shared, state.step)
             value = jnp.dot(jnp.stack(list(found.values())), chosen)
@@ -48,14 +53,20 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored], Metrics]:
         )
         return {name: mean.total for name, mean in shown.items()}, found
 
-    collect = jax.jit(lambda *args: experience.collect(parts, *args)[0])
+    collect = jax.jit(
+        lambda temperature, *args: experience.collect(
+            parts._replace(temperature=temperature), *args
+        )[0]
+    )
     names = list(parts.loss.init())
     report = jax.jit(functools.partial(_report, names, cosines=parts.term_cosines))
 
-    def measure(state: TrainState, frozen: Frozen, scored: Scored) -> Metrics:
-        collected = collect(state, frozen, scored)
+    def measure(
+        state: TrainState, frozen: Frozen, scored: Scored, temperature: Array
+    ) -> Metrics:
+        collected = collect(temperature, state, frozen, scored)
         rows = jnp.eye(len(names))
-        found = [one(state, frozen, collected, row) for row in rows]
+        found = [one(state, frozen, collected, row, temperature) for row in rows]
         return report(found[0][0], [g for _, g in found])
 
     return measure

@@ -21,21 +21,25 @@ _CHUNK_ELEMENTS = 2**22
 _ROW_MULTIPLE = 128
 
 
+Number = float | Array
+"""What a temperature may be: a Python number, which is checked, or an array float32[],
+an argument of the program, which whoever made it has checked."""
+
+
 class Head(NamedTuple):
     """Static description of one language head (hashable)."""
 
-    temperature: float
     softcap: float | None
 
-    def logits(self, hidden: Array, rows: Array) -> Array:
+    def logits(self, hidden: Array, rows: Array, temperature: Any) -> Array:
         """float32[N C] logits of hidden[N D] over the vocabulary rows [C D]."""
-        return self.shape(product(hidden, rows))
+        return self.shape(product(hidden, rows), temperature)
 
-    def shape(self, raw: Array) -> Array:
-        """The logits of a `product`: soft cap, then temperature."""
+    def shape(self, raw: Array, temperature: Any) -> Array:
+        """The logits of a `product`: soft cap, then temperature (None is 1)."""
         if self.softcap is not None:
             raw = self.softcap * jnp.tanh(raw / self.softcap)
-        return raw / self.temperature if self.temperature != 1.0 else raw
+        return raw if temperature is None else tempered(raw, temperature)
 
 
 def product(hidden: Array, rows: Array) -> Array:
@@ -43,22 +47,39 @@ def product(hidden: Array, rows: Array) -> Array:
     return jnp.einsum("nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32)
 
 
-def check_temperature(temperature: float) -> float:
-    """The temperature as a float; `UserError` unless it is above 0."""
+def tempered(logits: Array, temperature: Any) -> Array:
+    """Logits over a temperature, number or array, as a product with its reciprocal.
+
+    That is what the compiler makes of a division by a constant. Said so, an argument
+    gives the bits of the constant.
+    """
+    return logits * (1.0 / jnp.asarray(temperature, jnp.float32))
+
+
+def divisor(temperature: Number) -> Array | None:
+    """A temperature as an array that divides logits, None for the number 1.
+
+    No gradient flows to it.
+
+    Raises:
+      UserError: a number that is not above 0.
+    """
+    if isinstance(temperature, Array):
+        return temperature
     if temperature <= 0:
         raise errors.UserError(
             f"temperature {temperature} has no log-probs: it must be above 0 "
             "(for greedy decoding take the argmax of the logits)"
         )
-    return float(temperature)
+    return None if temperature == 1.0 else jnp.asarray(temperature, jnp.float32)
 
 
-def head(temperature: float, softcap: float | None) -> Head:
+def head(softcap: float | None) -> Head:
     """A checked `Head`."""
     if softcap is not None and softcap <= 0:
         raise errors.UserError(f"softcap {softcap} must be above 0, or None for no cap")
     cap = None if softcap is None else float(softcap)
-    return Head(check_temperature(temperature), cap)
+    return Head(cap)
 
 
 def rows_per_chunk(tokens: int, vocab: int, chunk_size: int | None) -> int:

@@ -19,7 +19,7 @@ def exact_kl(
     hidden_q: Float[Array, "*N Dq"],
     unembedding_q: Float[Array, "V Dq"],
     *,
-    temperature: float = 1.0,
+    temperature: chunks.Number = 1.0,
     softcap_p: float | None = None,
     softcap_q: float | None = None,
     chunk_size: int | None = None,
@@ -46,31 +46,34 @@ def exact_kl(
     Raises:
       UserError: where temperature, softcap or chunk size is not positive.
     """
-    heads = (chunks.head(temperature, softcap_p), chunks.head(temperature, softcap_q))
+    heads = (chunks.head(softcap_p), chunks.head(softcap_q))
     shape = hidden_p.shape[:-1]
     over = spread(shape, unembedding_p, unembedding_q)
     states_p, states_q = over.arrange(hidden_p, shape), over.arrange(hidden_q, shape)
     sizes = over.sizes(states_p[..., 0], unembedding_p)
     size = chunks.rows_per_chunk(*sizes, chunk_size)
-    arrays = (states_p, unembedding_p, states_q, unembedding_q)
+    divisor = chunks.divisor(temperature)
+    arrays = (states_p, unembedding_p, states_q, unembedding_q, divisor)
     result: Any = _chunked(*arrays, heads, size, over)
     return over.restore(result, shape)
 
 
-_GIVEN = ("states", "matrix", "states", "matrix")
+_STATES = ("states", "matrix", "states", "matrix")
+_GIVEN = (*_STATES, "number")
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def _chunked(
     hidden_p: Array,
     unembedding_p: Array,
     hidden_q: Array,
     unembedding_q: Array,
+    divisor: Any,
     heads: tuple[chunks.Head, chunks.Head],
     size: int,
     over: Spread,
 ) -> Array:
-    arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q)
+    arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q, divisor)
     return _forward(*arrays, heads, size, over)[0]
 
 
@@ -79,19 +82,27 @@ def _forward(
     unembedding_p: Array,
     hidden_q: Array,
     unembedding_q: Array,
+    divisor: Any,
     heads: tuple[chunks.Head, chunks.Head],
     size: int,
     over: Spread,
 ) -> Any:
     """KL = E_p[l_p - l_q] - logsumexp(l_p) + logsumexp(l_q)."""
 
-    def local(hidden_p: Array, rows_p: Array, hidden_q: Array, rows_q: Array) -> Any:
+    def local(
+        hidden_p: Array,
+        rows_p: Array,
+        hidden_q: Array,
+        rows_q: Array,
+        divisor: Any,
+    ) -> Any:
         flat_p, flat_q = _flat(hidden_p), _flat(hidden_q)
 
         def body(start: Any, rows: int, carry: Any) -> Any:
             sums_p, sums_q = carry
-            logits_p = heads[0].logits(flat_p, over.read(rows_p, start, rows))
-            logits_q = heads[1].logits(flat_q, over.read(rows_q, start, rows))
+            part_p, part_q = (over.read(x, start, rows) for x in (rows_p, rows_q))
+            logits_p = heads[0].logits(flat_p, part_p, divisor)
+            logits_q = heads[1].logits(flat_q, part_q, divisor)
             sums_p = chunks.add_logits(sums_p, logits_p, logits_p - logits_q)
             return sums_p, chunks.add_logits(sums_q, logits_q, None)
 
@@ -103,7 +114,7 @@ def _forward(
         found = (sums_p.mean - (lse_p - lse_q), lse_p, lse_q)
         return tuple(x.reshape(hidden_p.shape[:-1]) for x in found)
 
-    arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q)
+    arrays = (hidden_p, unembedding_p, hidden_q, unembedding_q, divisor)
     found = over.run(local, _GIVEN, ("tokens",) * 3)(*arrays)
     return found[0], (*arrays, *found)
 
@@ -122,7 +133,12 @@ def _backward(
     """d KL / d l_p = p (log p - log q - KL); d KL / d l_q = q - p."""
 
     def local(
-        hidden_p: Array, matrix_p: Array, hidden_q: Array, matrix_q: Array, *more: Array
+        hidden_p: Array,
+        matrix_p: Array,
+        hidden_q: Array,
+        matrix_q: Array,
+        divisor: Any,
+        *more: Array,
     ) -> Any:
         flat_p, flat_q = _flat(hidden_p), _flat(hidden_q)
         kl, lse_p, lse_q, cotangent = (x.reshape(-1)[:, None] for x in more)
@@ -130,8 +146,12 @@ def _backward(
         def body(start: Any, rows: int, carry: Any) -> Any:
             part_p = over.read(matrix_p, start, rows)
             part_q = over.read(matrix_q, start, rows)
-            logits_p, pull_p = jax.vjp(heads[0].logits, flat_p, part_p)
-            logits_q, pull_q = jax.vjp(heads[1].logits, flat_q, part_q)
+            logits_p, pull_p = jax.vjp(
+                lambda *of: heads[0].logits(of[0], of[1], divisor), flat_p, part_p
+            )
+            logits_q, pull_q = jax.vjp(
+                lambda *of: heads[1].logits(of[0], of[1], divisor), flat_q, part_q
+            )
             log_p, log_q = logits_p - lse_p, logits_q - lse_q
             p = jnp.exp(log_p)
             from_p = pull_p(cotangent * (p * (log_p - log_q - kl)))
@@ -160,7 +180,7 @@ def _backward(
         )
 
     kinds = (*_GIVEN, *("tokens",) * 4)
-    return over.run(local, kinds, _GIVEN)(*saved, cotangent)
+    return *over.run(local, kinds, _STATES)(*saved, cotangent), None
 
 
 _chunked.defvjp(_forward, _backward)

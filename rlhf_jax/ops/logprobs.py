@@ -36,7 +36,7 @@ class TokenLogprobs(NamedTuple):
 def from_logits(
     logits: Float[Array, "*N V"],
     targets: Int[Array, "*N"],
-    temperature: float = 1.0,
+    temperature: chunks.Number = 1.0,
 ) -> Float[Array, "*N"]:
     """Log-probs of `targets` under softmax(logits / temperature).
 
@@ -46,7 +46,7 @@ def from_logits(
     Args:
       logits: any float dtype; the softmax is taken in float32.
       targets: vocabulary ids in [0, V).
-      temperature: divides the logits; a Python number above 0.
+      temperature: divides the logits, above 0.
 
     Returns:
       float32 of the shape of `targets`.
@@ -57,12 +57,12 @@ def from_logits(
 def statistics(
     logits: Float[Array, "*N V"],
     targets: Int[Array, "*N"],
-    temperature: float = 1.0,
+    temperature: chunks.Number = 1.0,
 ) -> TokenLogprobs:
     """`TokenLogprobs` the direct way, from logits that exist; as `from_logits`."""
-    temperature = chunks.check_temperature(temperature)
+    divisor = chunks.divisor(temperature)
     logits = logits.astype(jnp.float32)
-    logits = logits / temperature if temperature != 1.0 else logits
+    logits = logits if divisor is None else chunks.tempered(logits, divisor)
     lse = jax.nn.logsumexp(logits, axis=-1)
     logprobs = logits - lse[..., None]
     chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
@@ -76,7 +76,7 @@ def token_logprobs(
     unembedding: Float[Array, "V D"],
     targets: Int[Array, "*N"],
     *,
-    temperature: float = 1.0,
+    temperature: chunks.Number = 1.0,
     softcap: float | None = None,
     chunk_size: int | None = None,
 ) -> TokenLogprobs:
@@ -98,12 +98,12 @@ def token_logprobs(
     Raises:
       UserError: where temperature, softcap or chunk size is not positive.
     """
-    head = chunks.head(temperature, softcap)
+    head, divisor = chunks.head(softcap), chunks.divisor(temperature)
     shape = targets.shape
     over = spread(shape, unembedding)
     states, ids = over.arrange(hidden, shape), over.arrange(targets, shape)
     size = chunks.rows_per_chunk(*over.sizes(ids, unembedding), chunk_size)
-    result: Any = _chunked(states, unembedding, ids, head, size, over)
+    result: Any = _chunked(states, unembedding, ids, divisor, head, size, over)
     return TokenLogprobs(*(over.restore(x, shape) for x in result))
 
 
@@ -116,10 +116,9 @@ def _target_logit(logits: Array, targets: Array, start: Any) -> Array:
     return jnp.where(inside, picked, 0.0)
 
 
-def _sums(raw: Array, targets: Array, start: Any, head: chunks.Head, carry: Any) -> Any:
-    """Running sums and target logits after the chunk whose product is `raw`."""
+def _sums(logits: Array, targets: Array, start: Any, carry: Any) -> Any:
+    """Running sums and target logits after one more chunk of logits."""
     sums, target = carry
-    logits = head.shape(raw)
     sums = chunks.add_logits(sums, logits, None)
     return sums, target + _target_logit(logits, targets, start)
 
@@ -135,32 +134,35 @@ def _result(carry: Any, over: Spread) -> TokenLogprobs:
     return TokenLogprobs(target - lse, jnp.log(sums.total) - sums.mean, lse)
 
 
-_GIVEN = ("states", "matrix", "tokens")
+_GIVEN = ("states", "matrix", "tokens", "number")
 _FOUND = TokenLogprobs("tokens", "tokens", "tokens")  # type: ignore[arg-type]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _chunked(
     hidden: Array,
     unembedding: Array,
     targets: Array,
+    divisor: Any,
     head: chunks.Head,
     size: int,
     over: Spread,
 ) -> TokenLogprobs:
-    """Online softmax over chunks; hidden [... D], targets [...]."""
+    """Online softmax over chunks; hidden [... D], targets [...], divisor []."""
 
-    def local(hidden: Array, unembedding: Array, targets: Array) -> TokenLogprobs:
+    def local(
+        hidden: Array, unembedding: Array, targets: Array, divisor: Any
+    ) -> TokenLogprobs:
         flat, ids = _flat(hidden, unembedding, targets, over)
 
         def body(start: Any, rows: int, carry: Any) -> Any:
-            raw = chunks.product(flat, over.read(unembedding, start, rows))
-            return _sums(raw, ids, start, head, carry)
+            part = over.read(unembedding, start, rows)
+            return _sums(head.logits(flat, part, divisor), ids, start, carry)
 
         carry = chunks.fold(body, _empty(ids), unembedding.shape[0], size)
         return _shaped(_result(carry, over), targets)
 
-    return over.run(local, _GIVEN, _FOUND)(hidden, unembedding, targets)
+    return over.run(local, _GIVEN, _FOUND)(hidden, unembedding, targets, divisor)
 
 
 def _flat(
@@ -179,19 +181,21 @@ def _forward(
     hidden: Array,
     unembedding: Array,
     targets: Array,
+    divisor: Any,
     head: chunks.Head,
     size: int,
     over: Spread,
 ) -> Any:
     """Where one chunk holds everything, its product is kept for the backward pass."""
 
-    def local(hidden: Array, unembedding: Array, targets: Array) -> Any:
+    def local(hidden: Array, unembedding: Array, targets: Array, divisor: Any) -> Any:
         flat, ids = _flat(hidden, unembedding, targets, over)
         raw = chunks.product(flat, over.read(unembedding, 0, unembedding.shape[0]))
-        result = _result(_sums(raw, ids, 0, head, _empty(ids)), over)
+        logits = head.shape(raw, divisor)
+        result = _result(_sums(logits, ids, 0, _empty(ids)), over)
         return _shaped(result, targets), raw
 
-    given, raw = (hidden, unembedding, targets), None
+    given, raw = (hidden, unembedding, targets, divisor), None
     if size == over.sizes(targets, unembedding)[1]:
         result, raw = over.run(local, _GIVEN, (_FOUND, "logits"))(*given)
     else:
@@ -210,19 +214,19 @@ def _backward(
     constant = to_lse - to_logprob - to_entropy * entropy
     columns = (lse, constant, to_logprob, to_entropy)
 
-    def local(*arrays: Array) -> tuple[Array, Array]:
-        hidden, unembedding, targets = arrays[:3]
-        kept = arrays[7] if len(arrays) > 7 else None
+    def local(*arrays: Any) -> tuple[Array, Array]:
+        hidden, unembedding, targets, divisor = arrays[:4]
+        kept = arrays[8] if len(arrays) > 8 else None
         flat, ids = _flat(hidden, unembedding, targets, over)
         lse, constant, to_logprob, to_entropy = (
-            x.reshape(-1)[:, None] for x in arrays[3:7]
+            x.reshape(-1)[:, None] for x in arrays[4:8]
         )
 
         def body(start: Any, rows: int, carry: Any) -> Any:
             d_hidden, d_unembedding = carry
             part = over.read(unembedding, start, rows)
             raw = chunks.product(flat, part) if kept is None else kept
-            logits, pull = jax.vjp(head.shape, raw)
+            logits, pull = jax.vjp(lambda raw: head.shape(raw, divisor), raw)
             logprobs = logits - lse
             slope = constant - to_entropy * logprobs
             chosen = jnp.arange(rows)[None, :] == (ids - start)[:, None]
@@ -239,7 +243,7 @@ def _backward(
 
     kinds = (*_GIVEN, *("tokens",) * 4, *(() if kept is None else ("logits",)))
     run = over.run(local, kinds, ("states", "matrix"))
-    return *run(*given, *columns, *(() if kept is None else (kept,))), None
+    return *run(*given, *columns, *(() if kept is None else (kept,))), None, None
 
 
 _chunked.defvjp(_forward, _backward)

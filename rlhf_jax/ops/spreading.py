@@ -50,14 +50,15 @@ class Spread(NamedTuple):
 
     @property
     def specs(self) -> dict[str, PartitionSpec]:
-        """Partitions by kind: `tokens` [B T], `states` [B T D], `matrix` [V D], and
-        `logits` [N V] of flattened tokens."""
+        """Partitions by kind: `tokens` [B T], `states` [B T D], `matrix` [V D],
+        `logits` [N V] of flattened tokens, and `number` [], the same everywhere."""
         rows, columns, vocab = self.rows or None, self.columns or None, self.vocab
         return {
             "tokens": PartitionSpec(rows, columns),
             "states": PartitionSpec(rows, columns, None),
             "matrix": PartitionSpec(vocab or None, self.width or None),
             "logits": PartitionSpec(self.rows + self.columns or None, vocab or None),
+            "number": PartitionSpec(),
         }
 
     def arrange(self, states: Array, like: tuple[int, ...]) -> Array:

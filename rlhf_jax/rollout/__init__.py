@@ -13,7 +13,9 @@ from rlhf_jax.rollout.logits import check_trainable as check_trainable
 from rlhf_jax.rollout.logits import requires_support as requires_support
 from rlhf_jax.rollout.mixtures import geometric_mixture as geometric_mixture
 from rlhf_jax.rollout.sampler import Sampler as Sampler
+from rlhf_jax.rollout.sampler import at_temperature as at_temperature
 from rlhf_jax.rollout.sampler import sampler as sampler
+from rlhf_jax.rollout.sampler import sampling_program as sampling_program
 from rlhf_jax.rollout.scorers import ensemble as ensemble
 from rlhf_jax.rollout.scorers import last_token_scores as last_token_scores
 from rlhf_jax.rollout.scorers import mean as mean

@@ -17,6 +17,7 @@ import numpy as np
 from rlhf_jax import hosts, metrics, rng, stats
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout import best_of_n, measuring, text_scorers
+from rlhf_jax.rollout.sampler import temperature_argument
 from rlhf_jax.types import Array, Network, Params, PromptBatch, Rollout, Scorer
 
 Entry = dict[str, float | int]
@@ -104,7 +105,7 @@ def evaluator(
       chunk_size: prompts per chunk; the last chunk is filled up and the filling
         dropped.
       decode: token ids -> text of the records; None keeps the ids.
-      compiled: `measuring.programs` of the same network and settings, or None.
+      compiled: `measuring.programs` of the same network and other settings, or None.
 
     Returns:
       `evaluate(params, ref_params, prompts[N P], key) -> Evaluation`. Without
@@ -118,12 +119,12 @@ def evaluator(
         raise UserError(
             f"scorers named {taken} would hide measures of that name; rename them"
         )
+    argument = temperature_argument(temperature)
     sample, measure = compiled or measuring.programs(
         network,
         max_length=max_length,
         stop_tokens=stop_tokens,
         pad_token=pad_token,
-        temperature=temperature,
         min_length=min_length,
         top_k=top_k,
         top_p=top_p,
@@ -132,8 +133,8 @@ def evaluator(
     frozen = {name: scorer.init() for name, scorer in scorers.items()}
 
     def chunk(params, ref_params, prompts, key) -> tuple[Rollout, dict, dict]:
-        rollout = sample(params, prompts, key)
-        columns, gauge = measure(params, ref_params, rollout)
+        rollout = sample(params, prompts, key, argument)
+        columns, gauge = measure(params, ref_params, rollout, argument)
         for name, scorer in scorers.items():
             columns[name] = scorer.apply(frozen[name], params, rollout).sequence
         return rollout, columns, gauge

@@ -72,14 +72,15 @@ def machine(
     max_length: int,
     stop_tokens: Sequence[int],
     pad_token: int,
-    temperature: float | int,
+    temperature: rules_of.Number,
     min_length: int = 0,
     top_k: int | None = None,
     top_p: float | int | None = None,
     samples_per_prompt: int = 1,
     rules: Sequence[rules_of.Rule] = (),
 ) -> Machine:
-    """The state machine of `sampler`, whose arguments it takes."""
+    """The state machine of `sampler`, whose arguments it takes; inside of a program the
+    temperature may be one of its arguments."""
     rules_of.check_settings(
         max_length=max_length,
         min_length=min_length,
@@ -100,7 +101,7 @@ def machine(
     plan = _Plan(
         network=network,
         rules=(*rules, *standard),
-        greedy=temperature == 0,
+        greedy=not isinstance(temperature, Array) and temperature == 0,
         max_length=max_length,
         stop_tokens=tuple(stop_tokens),
         pad_token=pad_token,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.ops import chunks
 
 Rule = Callable[[Array, Array], Array]
 COLDEST = 1e-6
@@ -25,12 +26,16 @@ COLDEST = 1e-6
 the token drawn from what is then not a number would mean nothing."""
 
 
-def temperature(value: float | int) -> Rule:
+Number = float | int | Array
+"""A temperature: a number, or an array float32[] above 0, an argument of a program."""
+
+
+def temperature(value: Number) -> Rule:
     """Divide the logits by a positive temperature."""
 
     def rule(logits: Array, step: Array) -> Array:
         del step
-        return logits / value
+        return chunks.tempered(logits, value)
 
     return rule
 
@@ -78,7 +83,7 @@ def top_p(mass: float | int) -> Rule:
 
 def standard(
     *,
-    sampling_temperature: float | int,
+    sampling_temperature: Number,
     k: int | None = None,
     p: float | int | None = None,
     min_length: int = 0,
@@ -88,7 +93,7 @@ def standard(
     rules: list[Rule] = []
     if min_length > 0 and stop_tokens:
         rules.append(forbid_before(min_length, stop_tokens))
-    if sampling_temperature not in (0.0, 1.0):
+    if isinstance(sampling_temperature, Array) or sampling_temperature not in (0, 1):
         rules.append(temperature(sampling_temperature))
     if k is not None:
         rules.append(top_k(k))
@@ -169,11 +174,19 @@ def check_trainable(
         )
 
 
+def check_temperature(value: float | int) -> None:
+    """Raise `UserError` for a temperature that logits cannot be divided by."""
+    if value != 0 and not COLDEST <= value < math.inf:
+        raise UserError(
+            f"sampling: temperature={value} must be 0 (greedy) or from {COLDEST} up"
+        )
+
+
 def check_settings(
     *,
     max_length: int,
     min_length: int,
-    sampling_temperature: float | int,
+    sampling_temperature: Number,
     k: int | None,
     p: float | int | None,
     samples_per_prompt: int,
@@ -184,6 +197,8 @@ def check_settings(
 
     `tokens` are the stop tokens and the pad token, which must be in the vocabulary.
     """
+    if not isinstance(sampling_temperature, Array):
+        check_temperature(sampling_temperature)
     foreign = [token for token in tokens if not 0 <= token < vocab_size]
     problems = {
         f"stop or pad tokens {foreign} are not in the vocabulary of {vocab_size}; take "
@@ -191,9 +206,6 @@ def check_settings(
         f"max_length={max_length} must be at least 1": max_length < 1,
         f"min_length={min_length} must lie in 0..max_length={max_length}": not (
             0 <= min_length <= max_length
-        ),
-        f"temperature={sampling_temperature} must be 0 (greedy) or from {COLDEST} up": (
-            sampling_temperature != 0 and not COLDEST <= sampling_temperature < math.inf
         ),
         f"top_k={k} must be at least 1, or None": k is not None and k < 1,
         f"top_p={p} must lie in (0, 1], or be None": p is not None and not 0 < p <= 1,

@@ -11,26 +11,27 @@ import jax.numpy as jnp
 from rlhf_jax.ops import kl
 from rlhf_jax.rollout import logits as rules_of
 from rlhf_jax.rollout import scoring
-from rlhf_jax.rollout.sampler import Sampler, sampler
+from rlhf_jax.rollout.sampler import Program, sampling_program
 from rlhf_jax.types import Array, Network, Params, Rollout
 
 
 class Programs(NamedTuple):
     """The compiled steps of an evaluation; they close over no array.
 
+    The temperature is their last argument, as `temperature_argument` gives it.
+
     Attributes:
-      sample: the sampler.
-      measure: `(params, ref_params, rollout) -> (columns [B], metrics)`.
+      sample: `(params, prompts, key, temperature) -> Rollout`.
+      measure: `(params, ref_params, rollout, temperature) -> (columns [B], metrics)`.
     """
 
-    sample: Sampler
+    sample: Program
     measure: Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
 
 def programs(
     network: Network,
     *,
-    temperature: float | int,
     max_length: int,
     stop_tokens: Sequence[int],
     pad_token: int,
@@ -39,13 +40,12 @@ def programs(
     top_p: float | int | None = None,
     samples_per_prompt: int = 1,
 ) -> Programs:
-    """The compiled steps of `evaluator`, whose arguments it takes."""
-    sample = sampler(
+    """The compiled steps of `evaluator`, whose other arguments it takes."""
+    sample = sampling_program(
         network,
         max_length=max_length,
         stop_tokens=stop_tokens,
         pad_token=pad_token,
-        temperature=temperature,
         min_length=min_length,
         top_k=top_k,
         top_p=top_p,
@@ -54,8 +54,7 @@ def programs(
     measure = jax.jit(
         _measures(
             network,
-            temperature > 0 and not rules_of.requires_support(top_k, top_p),
-            temperature=temperature or 1.0,
+            not rules_of.requires_support(top_k, top_p),
             min_length=min_length,
             stop_tokens=tuple(stop_tokens),
         )
@@ -63,16 +62,24 @@ def programs(
     return Programs(sample, measure)
 
 
-def _measures(network: Network, gauge: bool, **distribution: Any) -> Callable:
-    """`(params, ref_params, rollout) -> (columns [B], metrics)`.
+def _measures(network: Network, whole: bool, **support: Any) -> Callable:
+    """`(params, ref_params, rollout, temperature) -> (columns [B], metrics)`.
 
-    `distribution`: temperature, min_length and stop_tokens of what is measured.
+    `whole`: whether what was sampled from is the distribution that is measured, at a
+    temperature; `support`: min_length and stop_tokens of the latter.
     """
 
     def summed(values: Array, rollout: Rollout) -> Array:
         return jnp.sum(jnp.where(rollout.mask, values, 0.0), axis=1)
 
-    def measure(params: Params, ref_params: Params | None, rollout: Rollout):
+    def measure(
+        params: Params,
+        ref_params: Params | None,
+        rollout: Rollout,
+        temperature: Array | None,
+    ):
+        given: Any = 1.0 if temperature is None else temperature
+        distribution = {**support, "temperature": given}
         hidden = scoring.response_hidden(network, params, rollout)
         scored = scoring.logprobs_from_hidden(
             network, params, hidden, rollout, **distribution
@@ -85,7 +92,7 @@ def _measures(network: Network, gauge: bool, **distribution: Any) -> Callable:
             "entropy": summed(scored.entropy, rollout) / jnp.maximum(length, 1.0),
         }
         found = {}
-        if gauge:
+        if whole and temperature is not None:
             found = scoring.logprob_difference(
                 rollout.logprobs, scored.logprobs, rollout.mask
             )

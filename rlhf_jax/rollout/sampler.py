@@ -5,15 +5,20 @@ No host round trip per token; the state machine inside is that of `generation`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from rlhf_jax.rollout import generation
 from rlhf_jax.rollout import logits as rules_of
 from rlhf_jax.types import Array, Network, Params, PromptBatch, Rollout
 
 Sampler = Callable[[Params, PromptBatch, Array], Rollout]
+
+Program = Callable[[Params, PromptBatch, Array, Array | None], Rollout]
+"""A sampler whose temperature is an argument, as `temperature_argument` gives it."""
 
 
 def sampler(
@@ -55,21 +60,80 @@ def sampler(
     Raises:
       UserError: a setting is out of its range.
     """
-    parts = generation.machine(
+    program = sampling_program(
         network,
         max_length=max_length,
         stop_tokens=stop_tokens,
         pad_token=pad_token,
-        temperature=temperature,
         min_length=min_length,
         top_k=top_k,
         top_p=top_p,
         samples_per_prompt=samples_per_prompt,
         rules=rules,
     )
+    return at_temperature(program, temperature)
+
+
+def at_temperature(program: Program, temperature: float | int) -> Sampler:
+    """The sampler of a program at one temperature.
+
+    Raises:
+      UserError: a temperature that logits cannot be divided by.
+    """
+    argument = temperature_argument(temperature)
+
+    def sample(params: Params, prompt: PromptBatch, key: Array) -> Rollout:
+        return program(params, prompt, key, argument)
+
+    return sample
+
+
+def temperature_argument(temperature: float | int) -> Array | None:
+    """What a program is given for a temperature: float32[], None for 0 (greedy).
+
+    Raises:
+      UserError: a temperature that logits cannot be divided by.
+    """
+    rules_of.check_temperature(temperature)
+    return None if temperature == 0 else jnp.asarray(temperature, jnp.float32)
+
+
+def sampling_program(
+    network: Network,
+    *,
+    max_length: int,
+    stop_tokens: Sequence[int],
+    pad_token: int,
+    min_length: int = 0,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    samples_per_prompt: int = 1,
+    rules: Sequence[rules_of.Rule] = (),
+) -> Program:
+    """`sampler` for every temperature: one program for all above 0, one for 0.
+
+    Raises:
+      UserError: a setting is out of its range.
+    """
+    machine = functools.partial(
+        generation.machine,
+        network,
+        max_length=max_length,
+        stop_tokens=stop_tokens,
+        pad_token=pad_token,
+        min_length=min_length,
+        top_k=top_k,
+        top_p=top_p,
+        samples_per_prompt=samples_per_prompt,
+        rules=rules,
+    )
+    machine(temperature=1.0)  # its settings are checked here, not at the first call
 
     @jax.jit
-    def sample(params: Params, prompt: PromptBatch, key: Array) -> Rollout:
+    def sample(
+        params: Params, prompt: PromptBatch, key: Array, temperature: Array | None
+    ) -> Rollout:
+        parts = machine(temperature=0.0 if temperature is None else temperature)
         return parts.finish(prompt, generation.run(parts, params, prompt, key))
 
     return sample

@@ -18,9 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rlhf_jax import metrics
+from rlhf_jax.ops import chunks, logprobs, masking
 from rlhf_jax.ops import exact_kl as exact_kl_of
-from rlhf_jax.ops import logprobs, masking
 from rlhf_jax.types import ModelInputs, Network, Params, Rollout
+
+Number = float | int | Array
+"""A temperature: a number, or an array float32[], an argument of a program."""
 
 _LEAST_REST = 1e-6
 """Floor of the probability left beside the stop tokens; keeps its log finite."""
@@ -60,7 +63,7 @@ def logprobs_from_hidden(
     hidden: Float[Array, "B T D"],
     rollout: Rollout,
     *,
-    temperature: float | int = 1.0,
+    temperature: Number = 1.0,
     min_length: int = 0,
     stop_tokens: Sequence[int] = (),
     **chunking: Any,
@@ -91,7 +94,7 @@ def response_logprobs(
     params: Params,
     rollout: Rollout,
     *,
-    temperature: float | int = 1.0,
+    temperature: Number = 1.0,
     min_length: int = 0,
     stop_tokens: Sequence[int] = (),
     **chunking: Any,
@@ -129,7 +132,7 @@ def exact_kl(
     ref_params: Params,
     rollout: Rollout,
     *,
-    temperature: float | int = 1.0,
+    temperature: Number = 1.0,
     min_length: int = 0,
     stop_tokens: Sequence[int] = (),
     **chunking: Any,
@@ -160,7 +163,7 @@ def exact_kl_from_hidden(
     reference: tuple[Params, Array],
     rollout: Rollout,
     *,
-    temperature: float | int = 1.0,
+    temperature: Number = 1.0,
     min_length: int = 0,
     stop_tokens: Sequence[int] = (),
     **chunking: Any,
@@ -202,7 +205,7 @@ def _stops(
     params: Params,
     hidden: Array,
     logsumexp: Array,
-    temperature: float | int,
+    temperature: Number,
     stop_tokens: Sequence[int],
 ) -> _Stops:
     rows = network.unembedding(params)[jnp.asarray(tuple(stop_tokens))]
@@ -210,7 +213,7 @@ def _stops(
     softcap = network.config.final_softcap
     if softcap is not None:
         logits = softcap * jnp.tanh(logits / softcap)
-    stops = logits / temperature - logsumexp[..., None]
+    stops = chunks.tempered(logits, temperature) - logsumexp[..., None]
     mass = jnp.minimum(jnp.sum(jnp.exp(stops), axis=-1), 1.0 - _LEAST_REST)
     return _Stops(stops, jnp.log1p(-mass))
 
@@ -220,7 +223,7 @@ def _stops_of(
     params: Params,
     hidden: Array,
     rollout: Rollout,
-    temperature: float | int,
+    temperature: Number,
     stop_tokens: Sequence[int],
     chunking: dict[str, Any],
 ) -> _Stops:

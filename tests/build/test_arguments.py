@@ -30,6 +30,7 @@ CHANGES = (
     ("ppo.kl_coef", 0.1),
     ("ppo.clipped_surrogate.dual_clip", 1.001),
     ("ppo.adaptive_kl_penalty.horizon", 20.0),
+    ("ppo.temperature", 0.8),
 )
 
 
@@ -92,13 +93,16 @@ def shared(tmp_path_factory):
 
 
 def test_a_study_over_numbers_compiles_its_learner_once(shared):
-    """Learning rates, clip ranges, discounts and penalties are arguments: further
-    cells compile no more than the few small operations around a run."""
+    """Learning rates, clip ranges, discounts, penalties and the temperature are
+    arguments: further cells compile no more than the few small operations around a run,
+    and neither learner nor sampler anew."""
     runner, norms, compiles = shared
     assert len(norms) == len(CHANGES) + 2
     assert compiles <= 9 * (len(norms) - 1)
-    steps = [made for made in runner.programs._made.values() if hasattr(made, "learn")]
-    assert [made.learn._cache_size() for made in steps] == [1]
+    made = runner.programs._made
+    steps = [one.learn for one in made.values() if hasattr(one, "learn")]
+    samplers = [one for key, one in made.items() if key.startswith('["sampler"')]
+    assert [program._cache_size() for program in (*steps, *samplers)] == [1, 1]
 
 
 def test_every_number_reaches_the_program(shared):

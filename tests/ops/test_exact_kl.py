@@ -10,7 +10,7 @@ from rlhf_jax.ops import kl, logprobs
 VOCAB = 50
 divergence = jax.jit(
     logprobs.exact_kl,
-    static_argnames=("temperature", "softcap_p", "softcap_q", "chunk_size"),
+    static_argnames=("softcap_p", "softcap_q", "chunk_size"),
 )
 score = jax.jit(logprobs.token_logprobs)
 
@@ -37,6 +37,7 @@ def naive(hidden_p, rows_p, hidden_q, rows_q, temperature=1.0, cap_p=None, cap_q
 @pytest.mark.parametrize("chunk_size", [None, 7])
 @pytest.mark.parametrize("options", [(1.0, None, None), (0.7, 3.0, 2.0)])
 def test_value_and_gradients_are_those_of_all_logits(options, chunk_size):
+    """The temperature being an argument of the program."""
     temperature, cap_p, cap_q = options
     inputs = arrays()
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(2, 5)), jnp.float32)

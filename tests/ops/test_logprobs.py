@@ -61,18 +61,20 @@ def test_values_are_those_of_all_logits(chunk_size, temperature, softcap):
 @pytest.mark.parametrize("temperature, softcap", SETTINGS)
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_gradients_are_those_of_all_logits(chunk_size, temperature, softcap):
+    """The temperature being an argument of the program."""
     hidden, unembedding, targets = arrays()
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 5)), jnp.float32)
 
     def total(form, **options):
-        def loss(h, w):
-            found = form(h, w, targets, temperature=temperature, softcap=softcap)
+        def loss(h, w, argument):
+            found = form(h, w, targets, temperature=argument, softcap=softcap)
             return sum(jnp.sum(a * b) for a, b in zip(found, weights, strict=True))
 
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))(hidden, unembedding)
+        gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return gradients(hidden, unembedding, temperature)
 
     def chunked(*inputs, **options):
-        return score(*inputs, chunk_size=chunk_size, **options)
+        return logprobs.token_logprobs(*inputs, chunk_size=chunk_size, **options)
 
     for found, expected in zip(total(chunked), total(naive), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,12 +187,16 @@ def test_an_evaluation_samples_at_its_own_settings(fake, ten):
     for name in ("temperature", "max_length", "stop_tokens"):
         assert parameters[name].default is inspect.Parameter.empty
     training, asked = 1.0, 0.25
-    entropy = {}
+    entropy, options = {}, dict(max_length=5, stop_tokens=(STOP,), pad_token=6)
+    compiled: Any = rollout.measuring.programs(fake.network, **options)
     for temperature in (training, asked):
-        evaluate = build(fake, {}, temperature=temperature, chunk_size=16)
+        evaluate = build(
+            fake, {}, temperature=temperature, chunk_size=16, compiled=compiled
+        )
         table = evaluate(fake.params, None, ten, rng.root(1)).table
         entropy[temperature] = table["entropy"]["mean"]
     assert entropy[asked] < 0.7 * entropy[training]
+    assert [program._cache_size() for program in compiled] == [1, 1]
 
 
 def test_greedy_evaluation_is_the_same_for_every_key(fake, ten, reference):

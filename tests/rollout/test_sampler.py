@@ -28,6 +28,27 @@ def draw(fake, key, **changes):
     return jax.device_get(sample(fake.params, fake.prompts, key))
 
 
+def test_temperatures_share_a_program(fake):
+    """An argument gives what a constant gives, bit for bit; only greedy sampling is a
+    program of its own."""
+    options = {k: v for k, v in settings().items() if k != "temperature"}
+    program = rollout.sampling_program(fake.network, **options)
+    drawn = {}
+    for heat in (0.7, 1.0, 1.3, 0.0):
+        sample = rollout.at_temperature(program, heat)
+        drawn[heat] = sample(fake.params, fake.prompts, rng.root(1))
+    assert program._cache_size() == 2  # type: ignore
+    parts = rollout.machine(fake.network, temperature=0.7, **options)
+    state = jax.jit(functools.partial(generation.run, parts))(
+        fake.params, fake.prompts, rng.root(1)
+    )
+    np.testing.assert_array_equal(drawn[0.7].tokens, state.tokens)
+    np.testing.assert_array_equal(drawn[0.7].logprobs, state.logprobs)
+    assert len({x.logprobs.sum().item() for x in drawn.values()}) == 4
+    with pytest.raises(UserError, match="temperature=-0.5 must be 0"):
+        rollout.at_temperature(program, -0.5)
+
+
 def test_shape_of_a_rollout(fake):
     result = draw(fake, rng.root(1), samples_per_prompt=3)
     assert result.tokens.shape == (12, 6) and result.tokens.dtype == np.int32

@@ -51,7 +51,7 @@ def ppo(stage: Any, context: Any) -> Plan:
         Planned(
             "learn",
             built.programs.learn,
-            (state, frozen, mix, scored),
+            (state, frozen, mix, scored, _number(context)),
             beside=scorers,
             phases=planned.EXPERIENCE,
             model_flops=_learning_flops(stage, length),
@@ -138,8 +138,6 @@ def sampling(
 ) -> Planned:
     """A sampler's program: prefill and decode."""
     task, config = context.task, context.model.config
-    if not hasattr(sampler, "lower"):  # wrapped for a world that ends at its length
-        sampler = jax.jit(sampler)
     key = context.placement.abstract(jax.eval_shape(lambda: jax.random.key(0)))
     batch = planned.rows(context, planned.prompts(prompts, task.prompt_length))
     once = planned.forward_flops(config, prompts, task.prompt_length)
@@ -149,7 +147,7 @@ def sampling(
     )
     return Planned(
         "rollout",
-        sampler,
+        jax.jit(sampler),
         (variables, batch, key),
         beside=beside,
         phases=planned.SAMPLING,
@@ -165,8 +163,13 @@ def scoring(context: Any, source: str) -> list[Any]:
     if context.user_scorer is not None:
         return []
     variables = planned.held(context, context.model.scalar())
-    number = context.placement.abstract(jax.ShapeDtypeStruct((), jnp.float32))
+    number = _number(context)
     return [{"variables": variables, "gain": number, "bias": number} for _ in asked]
+
+
+def _number(context: Any) -> Any:
+    """One number, in place."""
+    return context.placement.abstract(planned.array(jnp.float32))
 
 
 def scores(context: Any, scorers: list[Any], drawn: Any, beside: Any) -> list[Planned]:

@@ -66,11 +66,11 @@ def of_ppo(section: Mapping[str, Any]) -> dict[str, Any]:
 
     Beside the numbers of the optimizers, coefficients of the KL, weights of the terms
     and the numbers of `arguments.KEYWORDS` are state, hence arguments; of weights only
-    whether they are 0 shapes the program.
+    whether they are 0 shapes the program. The temperature is an argument of its own.
     """
     plain = of_optimizers(section)
     plain = {key: value for key, value in plain.items() if key not in _HOST_ONLY}
-    plain["kl_coef"] = NUMBER
+    plain |= {"kl_coef": NUMBER, "temperature": NUMBER}
     for name in (*section["rewards"], *section["estimator"][:1], *section["terms"]):
         if name in section:
             plain[name] = arguments.masked(section[name])
@@ -83,9 +83,11 @@ def of_learner(section: Mapping[str, Any]) -> dict[str, Any]:
     """What the programs of a section without rollouts are made of.
 
     Beside the numbers of the optimizers, weights and `arguments.OF_METHODS` of the
-    preference methods that have a sub-section are state, hence arguments.
+    preference methods that have a sub-section are state, hence arguments. Temperatures
+    are those of samplers, which have programs of their own.
     """
     plain = of_optimizers(section)
+    plain = {key: x for key, x in plain.items() if not key.endswith("temperature")}
     for name in METHODS:
         if name in section:
             plain[name] = _weighted(
@@ -103,6 +105,6 @@ def _weighted(term: Mapping[str, Any]) -> dict[str, Any]:
 
 _HOST_ONLY = (
     *("policy", "reference", "reward_model"),
-    *("eval_every", "eval_prompts", "shown_samples"),
+    *("eval_every", "eval_prompts", "eval_temperature", "shown_samples"),
 )
-"""Keys of a PPO section that no compiled step reads."""
+"""Keys of a PPO section that the compiled steps of its learner do not read."""

@@ -71,7 +71,6 @@ def measuring(
     runs of a study."""
     task = context.task
     settings: dict[str, Any] = dict(
-        temperature=temperature,
         max_length=task.response_length,
         stop_tokens=task.stop_tokens,
         pad_token=task.tokenizer.pad_token,
@@ -85,6 +84,7 @@ def measuring(
     return rollout.evaluator(
         network,
         scorers,
+        temperature=temperature,
         chunk_size=chunk_size,
         decode=task.tokenizer.decode,
         compiled=compiled,

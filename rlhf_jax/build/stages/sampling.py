@@ -27,16 +27,16 @@ def sampler(
       made_of: what else tells the network from others of its architecture.
     """
     task = context.task
-    draw = context.compiled(
+    program = context.compiled(
         "sampler",
-        (temperature, samples, repr(network.config), *made_of),
-        lambda: rollout.sampler(
+        (samples, repr(network.config), *made_of),
+        lambda: rollout.sampling_program(
             network,
             max_length=task.response_length,
             stop_tokens=task.stop_tokens,
             pad_token=task.tokenizer.pad_token,
-            temperature=temperature,
             samples_per_prompt=samples,
         ),
     )
+    draw = rollout.at_temperature(program, temperature)
     return worlds.ends_at(draw, task.response_length) if task.ends_at_length else draw
