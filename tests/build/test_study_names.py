@@ -19,13 +19,14 @@ CHAIN = "experiments/ablations/ppo_terms.py:tiny"
 
 @pytest.fixture(scope="module")
 def chain():
-    """Config and context of a chain whose summary has a table."""
+    """Config, context and PPO stage of a chain whose summary has a table."""
     config = loading.load(CHAIN)
     with config.unlocked():
         del config["study"]
     with Stop() as stop:
-        context, _ = experiment.build(config, pathlib.Path("."), stop)
-    return config.to_dict(), context
+        context, stages = experiment.build(config, pathlib.Path("."), stop)
+    (ppo,) = [stage for stage in stages if stage.name == "ppo"]
+    return config.to_dict(), context, ppo
 
 
 def plan(**options):
@@ -52,12 +53,11 @@ def plan(**options):
         ("golt", "neither a run's summary nor a row of stage 'ppo'"),
         ("eval/glod", "did you mean 'eval/gold'"),
         ("eval/disagreement", "no evaluation of stage 'ppo' measures"),
-        ("polcy/approx_kl", "did you mean 'policy'"),
     ],
 )
 def test_a_path_that_no_run_has_is_refused(chain, path, said):
     with pytest.raises(UserError, match=re.escape(said)) as found:
-        study_names.check(plan(metrics=[("gold", path)]), *chain, "ppo")
+        study_names.check(plan(metrics=[("gold", path)]), *chain)
     assert f"'gold' is read at '{path}'" in str(found.value)
     assert "\n" not in str(found.value)
 
@@ -68,18 +68,18 @@ def test_a_path_that_no_run_has_is_refused(chain, path, said):
         *("table.ppo.gold", "table.ppo.gold.se", "table.sft.k3", "gold_gain"),
         *("table.best_of_1.kl.mean", "reward_model.whatever", "stages.ppo.episodes"),
         *("seconds_by_stage.rm", "gold_sd_sft", "evaluation.kl_bound_best_of_n"),
-        *("eval/gold", "eval/gold_se", "eval/alarm_gap", "policy/unheard_of"),
+        *("eval/gold", "eval/gold_se", "eval/alarm_gap", "of_a_term/of_ones_own"),
     ],
 )
 def test_what_a_run_may_have_is_left_to_it(chain, path):
-    study_names.check(plan(metrics=[("x", path)], curves=["eval/kl"]), *chain, "ppo")
+    study_names.check(plan(metrics=[("x", path)], curves=["eval/kl"]), *chain)
 
 
 def test_an_unknown_curve_is_refused(chain):
     with pytest.raises(UserError, match="study.curves names 'eval/glod'.*'eval/gold'"):
-        study_names.check(plan(curves=["eval/kl", "eval/glod"]), *chain, "ppo")
-    with pytest.raises(UserError, match="no metric of stage 'ppo' is named so"):
-        study_names.check(plan(curves=["table.ppo.gold"]), *chain, "ppo")
+        study_names.check(plan(curves=["eval/kl", "eval/glod"]), *chain)
+    with pytest.raises(UserError, match="metrics of stage 'ppo' are group/name"):
+        study_names.check(plan(curves=["table.ppo.gold"]), *chain)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,18 @@ def test_gold_and_kl_that_could_not_be_drawn_are_refused(gold, kl, said):
         study_names._check_plot(plan(metrics=metrics, curves=curves, **options))
 
 
-def test_groups_are_those_of_the_documentation():
-    text = METRICS.read_text()
-    found = set(re.findall(r"^\| `([a-z_]+)/", text, re.M))
-    assert set(study_names.GROUPS) == found
-    alarms = set(re.findall(r"`eval/alarm_([a-z]+)`", text))
+def test_alarms_are_of_every_stage_that_samples(chain):
+    """Whatever its kind: what it measures says so."""
+    stage = chain[2]._replace(measures=lambda: ("kl", "repetition"))
+    found = study_names.evaluated(stage)
+    assert {"eval/kl", "eval/kl_se", "eval/alarm_kl", "eval/alarms"} <= set(found)
+    stage = stage._replace(measures=lambda: ("loss",))
+    assert study_names.evaluated(stage) == ["eval/loss"]
+    assert study_names.evaluated(stage._replace(measures=None)) == []
+
+
+def test_alarms_are_those_of_the_documentation():
+    alarms = set(re.findall(r"`eval/alarm_([a-z]+)`", METRICS.read_text()))
     assert set(study_names.ALARMS) == alarms
 
 

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_jax.build.configs.section import nearest
-from rlhf_jax.build.objective import aggregates
-from rlhf_jax.build.runs.context import Context
-from rlhf_jax.build.stages import exact, table
+from rlhf_jax.build.runs.context import Context, Stage
+from rlhf_jax.build.stages import evaluating, exact, table
 from rlhf_jax.errors import UserError
 from rlhf_jax.rollout import evaluate
 from rlhf_jax.studies.ablation.plan import Plan
@@ -26,40 +25,33 @@ NUMBER, OPEN = "number", "known from a run"
 
 ENTRY: Tree = {"mean": NUMBER, "se": NUMBER, "n": NUMBER}
 
-GROUPS = (
-    *("eval", "language", "loss", "loss_share", "loss_weight", "objective", "optim"),
-    *("policy", "preference", "pretraining", "reward_model", "rewards", "rollout"),
-    *("term_cosine", "term_grad_norm", "time", "value"),
-)
-"""What stands before the slash in the metrics of training steps and evaluations."""
-
-SAMPLED = ("ppo", "online_preference")
-"""Kinds of stage that evaluate their policy by sampling."""
+ALARMS = ("kl", "length", "entropy", "repetition", "disagreement", "gap")
+"""What `studies.alarms` may ring for."""
 
 
-def check(plan: Plan, config: Tree, context: Context, stage: str) -> None:
+def check(plan: Plan, config: Tree, context: Context, stage: Stage) -> None:
     """Checks metrics, curves, `gold` and `kl` of a study against one of its cells.
 
     Args:
       plan: of the study.
       config: of the cell, plain.
       context: of the cell.
-      stage: whose rows of metrics count.
+      stage: of the cell, whose rows of metrics count.
 
     Raises:
       UserError: a name that no run of this cell can have, with the nearest one; `gold`
         and `kl` that could not be drawn against each other.
     """
-    tree = summary(config, context)
+    tree, held_out = summary(config, context), evaluated(stage)
     for metric in plan.metrics:
-        wrong = _unfit(metric.source, tree, config, context, stage)
+        wrong = _unfit(metric.source, tree, stage.name, held_out)
         if wrong:
             raise UserError(
                 f"config.study.metrics: '{metric.name}' is read at '{metric.source}',"
                 f" {wrong}"
             )
     for name in plan.curves:
-        wrong = _unfit_row(name, config, context, stage)
+        wrong = _unfit_row(name, stage.name, held_out)
         if wrong:
             raise UserError(f"config.study.curves names '{name}', {wrong}")
     _check_plot(plan)
@@ -101,7 +93,7 @@ def summary(config: Tree, context: Context) -> dict[str, Any]:
     for name in names:
         kind = config[name]["kind"]
         if kind == "table":
-            found |= _table(config[name], scorers(context))
+            found |= _table(config[name], evaluating.columns(context))
         elif kind == "exact":
             nash = config[name]["target"] == "nash"
             found |= dict.fromkeys(exact.MEASURES, NUMBER)
@@ -137,48 +129,25 @@ def _table(settings: Tree, scored: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def scorers(context: Context) -> tuple[str, ...]:
-    """Names of the scorers of every evaluation (see `ppo_evaluation.scorers`)."""
-    gold = context.gold_source != "task" or context.task.gold is not None
-    return ("gold",) * gold + ("proxy", *context.eval_scorers)
-
-
-def _held_out(config: Tree, context: Context, stage: str) -> list[str]:
+def evaluated(stage: Stage) -> list[str]:
     """Metrics of the evaluations of a stage; empty where only a run knows them."""
-    settings, names = config[stage], [*evaluate.MEASURES, *scorers(context)]
-    if settings["kind"] in ("sft", "pretraining"):
-        return ["eval/loss", "eval/perplexity"]
-    if settings["kind"] not in SAMPLED:
-        return []
-    alarms = []
-    if settings["kind"] == "ppo":
-        several = aggregates.parse(settings["reward_model"])
-        if context.user_scorer is None and several and len(several.members) > 1:
-            names.append("disagreement")
-        names.append("repetition")
-        alarms = ["alarms", *(f"alarm_{name}" for name in ALARMS)]
-    names += [f"{name}_se" for name in names]
-    return [f"eval/{name}" for name in (*names, *alarms)]
+    found = [] if stage.measures is None else list(stage.measures())
+    if "repetition" in found:  # a stage that samples, see `evaluating.evaluation`
+        found += [f"{name}_se" for name in found]
+        found += ["alarms", *(f"alarm_{name}" for name in ALARMS)]
+    return [f"eval/{name}" for name in found]
 
 
-ALARMS = ("kl", "length", "entropy", "repetition", "disagreement", "gap")
-"""What `studies.alarms` may ring for."""
-
-
-def _unfit(
-    path: str, tree: Tree, config: Tree, context: Context, stage: str
-) -> str | None:
+def _unfit(path: str, tree: Tree, stage: str, held_out: list[str]) -> str | None:
     """Why a path leads to no number of a run; None where it may lead to one."""
-    wrong = _unfit_summary(path, tree)
-    row = _unfit_row(path, config, context, stage)
+    wrong, row = _unfit_summary(path, tree), _unfit_row(path, stage, held_out)
     if wrong is None or row is None:
         return None
-    if "/" in path and path.split(".")[0] not in tree:
-        return row
     if path.split(".")[0] in tree:
         return wrong
-    known = [*_leaves(tree), *_held_out(config, context, stage)]
-    close = nearest(path, known)
+    if "/" in path:
+        return row
+    close = nearest(path, [*_leaves(tree), *held_out])
     close = close if "did you mean" in close else nearest(path, list(tree))
     return f"which neither a run's summary nor a row of stage '{stage}' has{close}"
 
@@ -199,17 +168,13 @@ def _unfit_summary(path: str, tree: Any) -> str | None:
     return f"but a run has no '{parts[0]}' there{nearest(parts[0], list(tree))}"
 
 
-def _unfit_row(name: str, config: Tree, context: Context, stage: str) -> str | None:
-    """Why no row of the stage has a metric of this name; None where one may."""
-    group, slash, _ = name.partition("/")
-    if not slash or group not in GROUPS:
-        known = GROUPS if slash else _held_out(config, context, stage) or GROUPS
-        return (
-            f"but no metric of stage '{stage}' is named so; before the slash stands its"
-            f" group{nearest(group if slash else name, list(known))}"
-        )
-    held_out = _held_out(config, context, stage)
-    if group != "eval" or not held_out or name in held_out:
+def _unfit_row(name: str, stage: str, held_out: list[str]) -> str | None:
+    """Why no row of the stage has a metric of this name; None where one may: what the
+    updates measure is known from a run, a term may have names of its own."""
+    if "/" not in name:
+        close = nearest(name, held_out)
+        return f"but the metrics of stage '{stage}' are group/name{close}"
+    if not name.startswith("eval/") or not held_out or name in held_out:
         return None
     return f"which no evaluation of stage '{stage}' measures{nearest(name, held_out)}"
 

@@ -73,8 +73,9 @@ def read(config: ConfigDict) -> Study:
             raise UserError(f"cell '{cell.name}' has the config of cell '{same}'")
         with Stop() as stop:
             try:
-                context, _ = experiment.build(changed, Path("."), stop)
-                study_names.check(plan, changed.to_dict(), context, stage)
+                context, stages = experiment.build(changed, Path("."), stop)
+                trained = next(one for one in stages if one.name == stage)
+                study_names.check(plan, changed.to_dict(), context, trained)
             except UserError as error:
                 raise UserError(f"cell '{cell.name}': {error}") from None
         settings.append(context.settings)

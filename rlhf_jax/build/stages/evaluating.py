@@ -25,6 +25,12 @@ def scorers(context: Context, proxy: Scorer) -> dict[str, Scorer]:
     return found
 
 
+def columns(context: Context) -> tuple[str, ...]:
+    """Names of `scorers`."""
+    gold = context.gold_source != "task" or context.task.gold is not None
+    return (*(["gold"] if gold else []), "proxy", *context.eval_scorers)
+
+
 def names(context: Context, source: str | None) -> tuple[str, ...]:
     """What `evaluation` measures, standard errors and alarms left out.
 
@@ -32,14 +38,12 @@ def names(context: Context, source: str | None) -> tuple[str, ...]:
       context: of the run.
       source: how the config names what is trained on; None for a judge.
     """
-    gold = context.gold_source != "task" or context.task.gold is not None
     several = None
     if source is not None and context.user_scorer is None:
         several = aggregates.parse(source)
     spread = several is not None and len(several.members) > 1
-    own = [*(["gold"] if gold else []), *(["disagreement"] if spread else [])]
-    common = ("proxy", "repetition", *rollout.evaluate.MEASURES)
-    return (*own, *context.eval_scorers, *common)
+    own = ["disagreement"] if spread else []
+    return (*columns(context), *own, "repetition", *rollout.evaluate.MEASURES)
 
 
 def watched(context: Context, proxy: Scorer, source: str) -> dict[str, Scorer]:
