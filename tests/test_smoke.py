@@ -57,6 +57,7 @@ def test_the_whole_chain_runs_tiny(tmp_path):
     assert result.returncode == 0, result.stderr
     table = json.loads((tmp_path / "summary.json").read_text())["table"]
     assert {"sft", "ppo"} <= set(table)
+    assert result.stdout.endswith(f"report: {tmp_path / 'report.html'}\n")
     assert (tmp_path / "report.html").stat().st_size > 1000
     _check_files_are_documented(tmp_path)
 

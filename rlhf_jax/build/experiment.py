@@ -221,11 +221,11 @@ def run(config: Any, workdir: Path) -> int:
     code = execute(config, workdir)
     if code != 0 or not hosts.first():
         return code
+    print(summarizing.closing(workdir))
     if config.logging.report:
         from rlhf_jax.studies import report
 
-        report.write([workdir], workdir / "report.html")
-    print(summarizing.closing(workdir))
+        print(f"report: {report.write([workdir], workdir / 'report.html')}")
     return 0
 
 

@@ -47,6 +47,7 @@ BROKEN = {
     ),
     "a critic without a value term": {**CRITIC, "terms": ("clipped_surrogate",)},
     "a critic that no estimator reads": {**CRITIC, "estimator": ("leave_one_out",)},
+    "value_warmup without a critic": dict(value_warmup=1),
     "a group estimator with one sample per prompt": dict(samples_per_prompt=1),
     "dynamic_sampling with one sample per prompt": dict(
         samples_per_prompt=1, dynamic_sampling=2, estimator=("batch_mean",)

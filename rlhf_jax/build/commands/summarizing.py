@@ -30,7 +30,7 @@ def summarize(context: Context, stages: list[Stage], config: Any) -> None:
 
 
 def closing(workdir: Path) -> str:
-    """What a run says at its end."""
+    """What a run says at its end: the table and the verdict."""
     summary = json.loads((workdir / "summary.json").read_text())
     lines = []
     for row, columns in summary.get("table", {}).items():
@@ -40,6 +40,4 @@ def closing(workdir: Path) -> str:
             if name in columns
         ]
         lines.append(f"{row:>12}  " + "  ".join(shown))
-    lines.append(summary.get("verdict", "done"))
-    lines.append(f"report: {workdir / 'report.html'}")
-    return "\n".join(lines)
+    return "\n".join([*lines, summary.get("verdict", "done")])

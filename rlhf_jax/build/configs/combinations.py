@@ -148,6 +148,11 @@ RULES: tuple[Rule, ...] = (
         lambda c: c.critic and c.estimator[0] not in PER_TOKEN,
     ),
     Rule(
+        "value_warmup without a critic",
+        "nothing would learn in these steps; set value_warmup=0",
+        lambda c: c.section["value_warmup"] > 0 and not c.critic,
+    ),
+    Rule(
         "a group estimator with one sample per prompt",
         "there is nothing to compare with; set samples_per_prompt to 2 or more",
         lambda c: c.estimator[0] in GROUPS and c.section["samples_per_prompt"] < 2,
