@@ -20,6 +20,7 @@ Result: accuracy of the reward model 62.8, 66.9 and 68.9 %. Preferred to the ref
   The full-scale run has not been run here: only its `tiny` form has.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   1b on v5e:16x16: 1.71 of 15.75 GiB; sft 0.0577 s, rm 0.0558 s, ppo 0.704 s
+  1b on v5p:4x4x4: 6.24 of 95.74 GiB; sft 0.0378 s, rm 0.034 s, ppo 1.38 s
   2.8b on v5e:16x16: 3.58 of 15.75 GiB; sft 0.168 s, rm 0.164 s, ppo 2.11 s
   6.9b on v5e:16x16: 5.34 of 15.75 GiB; sft 0.492 s, rm 0.401 s, ppo 34.2 s
   The seconds of `ppo` of 6.9b are too long: decoding was charged for whole stacks of
