@@ -13,6 +13,7 @@ One decoder covers Llama, Mistral, Qwen, Gemma, GPT-2 and GPT-NeoX by configurat
 from rlhf_jax.networks import huggingface, presets
 from rlhf_jax.networks.cache import Cache, repeat_cache
 from rlhf_jax.networks.config import LoRA, RopeScaling, TransformerConfig, differing
+from rlhf_jax.networks.decoding import unstack_layers
 from rlhf_jax.networks.lora import merge_lora
 from rlhf_jax.networks.models import (
     axis_names,
@@ -23,7 +24,7 @@ from rlhf_jax.networks.models import (
     scalar_model,
     zeros,
 )
-from rlhf_jax.networks.transformer import REMAT, unstack_layers
+from rlhf_jax.networks.transformer import REMAT
 from rlhf_jax.networks.trees import initialize_from
 
 __all__ = [

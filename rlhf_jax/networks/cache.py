@@ -8,17 +8,31 @@ import jax
 import jax.numpy as jnp
 
 from rlhf_jax.errors import UserError
+from rlhf_jax.networks import positions as places
 from rlhf_jax.networks.config import TransformerConfig
 from rlhf_jax.types import ModelInputs
 
 Array = jax.Array
 
 
+class Turns(NamedTuple):
+    """Cosine and sine of the rotary angles of positions 0 ... S - 1, float32[S R]."""
+
+    cos: Array
+    sin: Array
+
+    def at(self, positions: Array) -> tuple[Array, Array]:
+        """Cosine and sine at int32[B L], float32[B L R] each; the last row's beyond."""
+        return self.cos.at[positions].get(mode="clip"), self.sin.at[positions].get(
+            mode="clip"
+        )
+
+
 class Cache(NamedTuple):
     """What a decoder remembers of the columns that it has read.
 
-    Everything but `index` leads with the batch axis. Keys and values are one array per
-    layer, so that a decode step updates them in place.
+    Everything but `index` and the tables of angles leads with the batch axis. Keys and
+    values are one array per layer, so that a decode step updates them in place.
 
     Attributes:
       keys: for each layer, [B K S E], after norm and rotation.
@@ -28,6 +42,8 @@ class Cache(NamedTuple):
       segment_ids: int32[B S].
       index: the column that the next chunk starts at: int32 scalar, or the Python
         number 0 where nothing was ever written.
+      turns: by kind of layer (False: global, True: with a window), empty without rotary
+        positions. Made once: computed in a decode step, every layer would do it again.
     """
 
     keys: tuple[Array, ...]
@@ -36,6 +52,7 @@ class Cache(NamedTuple):
     positions: Array
     segment_ids: Array
     index: Any
+    turns: dict[bool, Turns]
 
 
 def empty_cache(
@@ -60,17 +77,36 @@ def empty_cache(
         positions=jnp.zeros((batch_size, length), jnp.int32),
         segment_ids=jnp.zeros((batch_size, length), jnp.int32),
         index=0,
+        turns=_tables(config, length),
     )
+
+
+def _tables(config: TransformerConfig, length: int) -> dict[bool, Turns]:
+    """The angles of every position that `length` columns can hold."""
+    if config.positions != "rope":
+        return {}
+    columns = jnp.arange(length, dtype=jnp.int32)[None]
+    found = {}
+    for local in sorted({False, *config.local_layers}):
+        rates = places.inverse_frequencies(config, local=local)
+        cos, sin = jax.lax.optimization_barrier(places.rotary_angles(columns, rates))
+        found[local] = Turns(cos[0], sin[0])
+    return found
 
 
 def repeat_cache(cache: Any, times: int) -> Any:
     """Each row `times` times, neighbours: a prefilled prompt for several responses.
 
-    Any cache will do whose arrays lead with rows; numbers, such as `index`, stay.
+    Any cache will do whose arrays lead with rows; numbers, such as `index`, and tables
+    of angles stay.
     """
-    return jax.tree.map(
-        lambda x: jnp.repeat(x, times, axis=0) if jnp.ndim(x) else x, cache
-    )
+
+    def repeat(x: Any) -> Any:
+        if isinstance(x, Turns) or not jnp.ndim(x):
+            return x
+        return jnp.repeat(x, times, axis=0)
+
+    return jax.tree.map(repeat, cache, is_leaf=lambda x: isinstance(x, Turns))
 
 
 def record(cache: Cache, inputs: ModelInputs) -> Cache:

@@ -47,8 +47,10 @@ def layer_context(
     """
     keys: Any = inputs
     columns = jnp.arange(inputs.tokens.shape[1], dtype=jnp.int32)
+    turn: Any = functools.partial(angles, config, inputs.positions)
     if cache is not None and not isinstance(cache.index, int):
         keys, columns, attention = cache, columns + cache.index, "plain"
+        turn = functools.partial(_looked_up, cache, inputs.positions)
     mask = places.attention_mask(
         query_columns=columns,
         query_segments=inputs.segment_ids,
@@ -57,9 +59,7 @@ def layer_context(
     )
     mask = constrain(mask, "batch", "length", None)
     kernel = functools.partial(kernels.choose, attention, config, inputs)
-    everywhere = LayerInputs(
-        mask, angles(config, inputs.positions, local=False), kernel(local=False)
-    )
+    everywhere = LayerInputs(mask, turn(local=False), kernel(local=False))
     if config.window is None or not any(config.local_layers):
         return Context(everywhere, None)
     windowed = places.window_mask(
@@ -68,12 +68,8 @@ def layer_context(
         key_positions=keys.positions,
         window=config.window,
     )
-    return Context(
-        everywhere,
-        LayerInputs(
-            windowed, angles(config, inputs.positions, local=True), kernel(local=True)
-        ),
-    )
+    local = LayerInputs(windowed, turn(local=True), kernel(local=True))
+    return Context(everywhere, local)
 
 
 def angles(
@@ -85,3 +81,10 @@ def angles(
     frequencies = places.inverse_frequencies(config, local=local)
     # Held as arrays: fused into its readers, every head would compute them again.
     return jax.lax.optimization_barrier(places.rotary_angles(positions, frequencies))
+
+
+def _looked_up(
+    cache: Cache, positions: Array, *, local: bool
+) -> tuple[Array, Array] | None:
+    """As `angles`, of positions that the cache has columns for."""
+    return cache.turns[local].at(positions) if cache.turns else None

@@ -20,10 +20,13 @@ from jaxtyping import Array, Float
 from rlhf_jax import placement
 from rlhf_jax.networks.config import LoRA, Number, TransformerConfig
 from rlhf_jax.networks.initial import start
+from rlhf_jax.ops import products
 from rlhf_jax.placement import constrain
 
 KeyValue = tuple[Any, Any]
 Dtype = Any
+TURNED = "turned_kernel"
+"""A kernel as [features, inputs], in variables that were laid out for decoding."""
 
 
 class Projection(nn.Module):
@@ -52,13 +55,17 @@ class Projection(nn.Module):
         """`x[..., inputs]` to `[..., features]`."""
         inputs = x.shape[-1]
         flat = flattened(x).astype(self.dtype)
-        kernel: Any = self.param(
-            "kernel",
-            start(self.axes, std=self.std),
-            (inputs, self.features),
-            self.param_dtype,
-        )
-        y = flat @ kernel.astype(self.dtype)
+        if self.has_variable("params", TURNED):
+            turned: Any = self.get_variable("params", TURNED)
+            y = products.turned(flat, turned.astype(self.dtype))
+        else:
+            kernel: Any = self.param(
+                "kernel",
+                start(self.axes, std=self.std),
+                (inputs, self.features),
+                self.param_dtype,
+            )
+            y = flat @ kernel.astype(self.dtype)
         if self.lora is not None and self._has_adapter():
             y = y + self._adapter(flat, self.lora)
         if self.use_bias:

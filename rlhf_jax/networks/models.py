@@ -16,8 +16,9 @@ from jaxtyping import Array, Float
 from rlhf_jax import placement, rng
 from rlhf_jax.errors import UserError
 from rlhf_jax.networks import cache as caching
-from rlhf_jax.networks import initial, transformer
+from rlhf_jax.networks import decoding, initial, transformer
 from rlhf_jax.networks.config import TransformerConfig
+from rlhf_jax.ops import products
 from rlhf_jax.types import Network
 
 Initializer = Callable[..., Array]
@@ -128,7 +129,7 @@ def logits(
     """
     matrix = network.unembedding(variables)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    product = jnp.einsum("nd,vd->nv", flat, matrix, preferred_element_type=jnp.float32)
+    product = products.turned(flat, matrix, jnp.float32)
     cap = network.config.final_softcap
     if cap is not None:
         product = cap * jnp.tanh(product / cap)
@@ -202,7 +203,7 @@ def _network(parts: transformer.Parts) -> Network:
             variables = jax.lax.with_sharding_constraint(variables, where)
         if parts.scan_layers:
             return variables
-        return transformer.unstack_layers(variables, config)
+        return decoding.unstack_layers(variables, config)
 
     return Network(
         init=init,

@@ -280,19 +280,3 @@ def unstack(layers: Variables, num_layers: int) -> list[Variables]:
         jax.tree.unflatten(structure, [piece[i][0] for piece in pieces])
         for i in range(num_layers)
     ]
-
-
-def unstack_layers(variables: Variables, config: TransformerConfig) -> Variables:
-    """Variables with a tuple of trees, one per layer, in place of the stacked tree.
-
-    `apply` reads both, and unrolls this one. Done once before a decoding
-    loop, it saves slicing the stack at every token, at the price of one copy of the
-    layers.
-    """
-    layers = unstack(part(variables, "layers"), config.num_layers)
-    return {
-        name: {**tree, "layers": tuple(layer[name] for layer in layers)}
-        if "layers" in tree
-        else tree
-        for name, tree in variables.items()
-    }

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_jax import networks
 from rlhf_jax.errors import UserError
-from rlhf_jax.networks import attention
+from rlhf_jax.networks import attention, positions
 
 TOKENS = np.random.default_rng(1).integers(0, 23, (2, 12))
 MASK = np.array([[False] * 3 + [True] * 9, [True] * 12])
@@ -133,3 +133,22 @@ def test_cache_longer_than_the_context_is_refused(zoo):
     network = networks.language_model(zoo.gpt2(max_length=32))
     with pytest.raises(UserError, match="33 columns .* context of 32"):
         network.init_cache(1, 33)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_decode_step_looks_its_angles_up(zoo, family):
+    """The bits of computed ones, for both kinds of layers, and no cosine in the step."""
+    network = networks.language_model(zoo.families[family]())
+    cache, config = network.init_cache(2, 16), network.config
+    at = jnp.asarray([[0, 7], [15, 3]], jnp.int32)
+    assert set(cache.turns) == {False, *config.local_layers}
+    for local, turns in cache.turns.items():
+        rates = positions.inverse_frequencies(config, local=local)
+        wanted = jax.jit(lambda x, r=rates: positions.rotary_angles(x, r))(at)
+        for found, computed in zip(turns.at(at), wanted, strict=True):
+            np.testing.assert_array_equal(found, computed)
+    inputs = zoo.inputs(TOKENS[:, :1])
+    cache = cache._replace(index=jnp.int32(3))
+    step = jax.make_jaxpr(network.apply)(zoo.variables(network), inputs, cache)
+    assert " cos " not in str(step)
+    assert " cos " in str(jax.make_jaxpr(network.apply)(zoo.variables(network), inputs))

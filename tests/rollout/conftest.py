@@ -46,6 +46,7 @@ def fake_network(
             positions=integers,
             segment_ids=integers,
             index=0,
+            turns={},
         )
 
     def apply(variables, inputs, cache=None):
