@@ -137,7 +137,7 @@ def test_cache_longer_than_the_context_is_refused(zoo):
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_a_decode_step_looks_its_angles_up(zoo, family):
-    """The bits of computed ones, for both kinds of layers, and no cosine in the step."""
+    """The bits of computed ones, for both kinds of layers; no cosine in the step."""
     network = networks.language_model(zoo.families[family]())
     cache, config = network.init_cache(2, 16), network.config
     at = jnp.asarray([[0, 7], [15, 3]], jnp.int32)
