@@ -5,7 +5,8 @@
 
 The argument is a finished run of the quickstart. A copy of it without `ppo` and `table`
 is continued in a process of its own, as `train` would, and ended after that update.
-The first of the three may compile what is not yet in the compilation cache.
+The first of the three may compile what is not yet in the compilation cache. The lines
+before each total say when its parts ended.
 """
 
 from __future__ import annotations
@@ -22,18 +23,26 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONTINUED = """
-import os, sys
+import os, sys, time
+
+def tell(what):
+    print(f"{time.time() - float(os.environ['BEGAN']):8.1f} s  {what}", flush=True)
+
 import jax
 from rlhf_jax.cli.main import main
 from rlhf_jax.training import loop
 
 train = loop.train
+tell("imports")
 
 def hooked(learner, **settings):
+    tell(f"{settings['stage']}: build, data, checkpoints")
     def update(state, frozen, batch):
+        tell("evaluation and samples before the first update")
         found = learner.update(state, frozen, batch)
         if settings["stage"] == "ppo":
             jax.block_until_ready(found)
+            tell("first update")
             os._exit(0)
         return found
     return train(learner._replace(update=update), **settings)
@@ -53,7 +62,8 @@ def seconds(workdir: pathlib.Path, environment: dict[str, str]) -> float:
         command += ["--config=experiments/quickstart.py", f"--config.seed={seed}"]
         command += [f"--workdir={copy}"]
         began = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        told = environment | {"BEGAN": str(time.time())}
+        subprocess.run(command, cwd=ROOT, env=told, check=True)
         return time.perf_counter() - began
 
 

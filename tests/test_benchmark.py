@@ -1,17 +1,20 @@
 """The benchmark: what it counts, what it refuses, what it writes."""
 
+import importlib
 import json
 import pathlib
 import sys
 
 import benchmark
 import jax
+import numpy as np
 import pytest
 from benchmarks import page, worker
 from benchmarks.work import SIZES, Work
 
 from rlhf_jax import networks, rng
 from rlhf_jax.errors import UserError
+from rlhf_jax.ops import products
 from rlhf_jax.types import ModelInputs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -148,3 +151,31 @@ def test_this_project_is_measured(capsys, monkeypatch, tmp_path):
     assert 0 < parts["rollout"] + parts["score"] + parts["learn"] <= parts["seconds"]
     assert results[2]["repetitions"][0]["product_rate"] > 0
     assert "| sampled tokens/s |" in capsys.readouterr().out
+
+
+def test_products_are_timed_on_their_own(capsys, monkeypatch):
+    """Both ways of decoding multiply the same numbers; every line is a rate."""
+    monkeypatch.syspath_prepend(pathlib.Path(benchmark.__file__).parent / "benchmarks")
+    timed = importlib.import_module("products")
+    monkeypatch.setattr(timed, "TRIES", 1)
+    monkeypatch.setattr(timed, "STEPS", 2)
+    monkeypatch.setattr(products, "LARGE", 1)
+    results = []
+
+    def seconds(function, *arrays):
+        results.append(function(*arrays))
+        return 1e-3
+
+    monkeypatch.setattr(timed, "seconds", seconds)
+    timed.decoding(SMALLEST)
+    timed.update(SMALLEST)
+    plain, turned, _, *updates = results
+    np.testing.assert_allclose(plain, turned, rtol=1e-6)
+    for to_kernel, from_copy in zip(updates[2::4], updates[3::4], strict=True):
+        np.testing.assert_allclose(to_kernel, from_copy, rtol=1e-5, atol=1e-6)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in told] == [
+        *["decode"] * 2,
+        "the same kernels summed: 0.0 GB/s",
+        *["update"] * 4,
+    ]

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import first_update
 import numpy as np
@@ -108,8 +109,9 @@ def test_a_run_without_ppo_is_refused(finished, monkeypatch, capsys):
     assert f"{finished} is no finished run" in capsys.readouterr().err
 
 
-def test_the_process_ends_after_the_first_update_of_ppo(monkeypatch):
-    """The hook leaves other stages alone, and waits for what it stops after."""
+def test_the_process_ends_after_the_first_update_of_ppo(monkeypatch, capsys):
+    """The hook leaves other stages alone, waits for what it stops after, and tells of
+    every part when it ended."""
 
     class Ended(Exception):
         pass
@@ -125,6 +127,7 @@ def test_the_process_ends_after_the_first_update_of_ppo(monkeypatch):
 
     updates = []
     monkeypatch.setattr(command_line, "main", lambda: 0)
+    monkeypatch.setenv("BEGAN", str(time.time() - 3600))
     monkeypatch.setattr(first_update.os, "_exit", leave)
     monkeypatch.setattr(
         loop, "train", lambda learner, **_: [learner.update(0, 1, 2) for _ in range(2)]
@@ -137,3 +140,9 @@ def test_the_process_ends_after_the_first_update_of_ppo(monkeypatch):
     with pytest.raises(Ended, match="0"):
         loop.train(learner, stage="ppo")
     assert len(updates) == 3
+    told = [line.split(" s  ") for line in capsys.readouterr().out.splitlines()]
+    before = "evaluation and samples before the first update"
+    ready = "build, data, checkpoints"
+    parts = ["imports", f"rm: {ready}", before, before, f"ppo: {ready}", before]
+    assert [name for _, name in told] == [*parts, "first update"]
+    assert all(3600 <= float(seconds) < 4000 for seconds, _ in told)
