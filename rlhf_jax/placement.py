@@ -67,15 +67,14 @@ class Placement(NamedTuple):
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Programs traced and run inside are laid out so; nothing on one device."""
-        if not self.spread:
-            yield
-            return
-        token = _ACTIVE.set(self)
+        kind = _PLATFORM.set(self.mesh.devices.flat[0].platform)
+        token = _ACTIVE.set(self if self.spread else _ACTIVE.get())
         try:
-            with jax.set_mesh(self.mesh):
+            with jax.set_mesh(self.mesh) if self.spread else contextlib.nullcontext():
                 yield
         finally:
             _ACTIVE.reset(token)
+            _PLATFORM.reset(kind)
 
     def shardings(self, tree: Any) -> Any:
         """The tree with a sharding at each leaf.
@@ -241,6 +240,15 @@ class Placement(NamedTuple):
 _ACTIVE: contextvars.ContextVar[Placement | None] = contextvars.ContextVar(
     "placement", default=None
 )
+_PLATFORM: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "platform", default=None
+)
+
+
+def platform() -> str:
+    """Of the devices that programs are traced for: of a placement, which may be planned
+    for devices that are not here, or of those at hand."""
+    return _PLATFORM.get() or jax.default_backend()
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

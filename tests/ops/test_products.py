@@ -1,5 +1,7 @@
 """Few rows times large weights: the same numbers, with the weights as first factor."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,11 +47,24 @@ def test_it_accumulates_in_the_dtype_asked_for():
     assert products.turned(x, kernel).dtype == jnp.bfloat16
 
 
-def test_small_kernels_meshes_and_accelerators_are_left_alone(monkeypatch):
+def test_small_kernels_and_meshes_are_left_alone(monkeypatch):
     assert products.worth_turning(KERNEL)
     assert not products.worth_turning(KERNEL[:-1])
     monkeypatch.setattr(placement.Placement, "spread", True)
     with placement.Placement(sharding.mesh(devices=jax.devices()[:1])).active():
         assert not products.worth_turning(KERNEL)
+
+
+def test_one_accelerator_is_left_alone_here_and_in_a_plan(monkeypatch):
+    """A plan traces for devices that are not at hand."""
+
+    class Chip:
+        platform = "tpu"
+
+    planned = types.SimpleNamespace(size=1, devices=np.array([Chip()]))
+    with placement.Placement(planned).active():
+        assert placement.current() is None
+        assert not products.worth_turning(KERNEL)
+    assert products.worth_turning(KERNEL)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert not products.worth_turning(KERNEL)
