@@ -15,7 +15,7 @@ from rlhf_jax.types import ModelInputs
 Array = jax.Array
 
 
-class Turns(NamedTuple):
+class AngleTable(NamedTuple):
     """Cosine and sine of the rotary angles of positions 0 ... S - 1, float32[S R]."""
 
     cos: Array
@@ -42,7 +42,7 @@ class Cache(NamedTuple):
       segment_ids: int32[B S].
       index: the column that the next chunk starts at: int32 scalar, or the Python
         number 0 where nothing was ever written.
-      turns: by kind of layer (False: global, True: with a window), empty without rotary
+      angles: by kind of layer (False: global, True: with a window), empty without rotary
         positions. Made once: computed in a decode step, every layer would do it again.
     """
 
@@ -52,7 +52,7 @@ class Cache(NamedTuple):
     positions: Array
     segment_ids: Array
     index: Any
-    turns: dict[bool, Turns]
+    angles: dict[bool, AngleTable]
 
 
 def empty_cache(
@@ -77,11 +77,11 @@ def empty_cache(
         positions=jnp.zeros((batch_size, length), jnp.int32),
         segment_ids=jnp.zeros((batch_size, length), jnp.int32),
         index=0,
-        turns=_tables(config, length),
+        angles=_tables(config, length),
     )
 
 
-def _tables(config: TransformerConfig, length: int) -> dict[bool, Turns]:
+def _tables(config: TransformerConfig, length: int) -> dict[bool, AngleTable]:
     """The angles of every position that `length` columns can hold."""
     if config.positions != "rope":
         return {}
@@ -90,7 +90,7 @@ def _tables(config: TransformerConfig, length: int) -> dict[bool, Turns]:
     for local in sorted({False, *config.local_layers}):
         rates = places.inverse_frequencies(config, local=local)
         cos, sin = jax.lax.optimization_barrier(places.rotary_angles(columns, rates))
-        found[local] = Turns(cos[0], sin[0])
+        found[local] = AngleTable(cos[0], sin[0])
     return found
 
 
@@ -102,11 +102,11 @@ def repeat_cache(cache: Any, times: int) -> Any:
     """
 
     def repeat(x: Any) -> Any:
-        if isinstance(x, Turns) or not jnp.ndim(x):
+        if isinstance(x, AngleTable) or not jnp.ndim(x):
             return x
         return jnp.repeat(x, times, axis=0)
 
-    return jax.tree.map(repeat, cache, is_leaf=lambda x: isinstance(x, Turns))
+    return jax.tree.map(repeat, cache, is_leaf=lambda x: isinstance(x, AngleTable))
 
 
 def record(cache: Cache, inputs: ModelInputs) -> Cache:

@@ -87,4 +87,4 @@ def _looked_up(
     cache: Cache, positions: Array, *, local: bool
 ) -> tuple[Array, Array] | None:
     """As `angles`, of positions that the cache has columns for."""
-    return cache.turns[local].at(positions) if cache.turns else None
+    return cache.angles[local].at(positions) if cache.angles else None

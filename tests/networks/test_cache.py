@@ -141,11 +141,11 @@ def test_a_decode_step_looks_its_angles_up(zoo, family):
     network = networks.language_model(zoo.families[family]())
     cache, config = network.init_cache(2, 16), network.config
     at = jnp.asarray([[0, 7], [15, 3]], jnp.int32)
-    assert set(cache.turns) == {False, *config.local_layers}
-    for local, turns in cache.turns.items():
+    assert set(cache.angles) == {False, *config.local_layers}
+    for local, table in cache.angles.items():
         rates = positions.inverse_frequencies(config, local=local)
         wanted = jax.jit(lambda x, r=rates: positions.rotary_angles(x, r))(at)
-        for found, computed in zip(turns.at(at), wanted, strict=True):
+        for found, computed in zip(table.at(at), wanted, strict=True):
             np.testing.assert_array_equal(found, computed)
     inputs = zoo.inputs(TOKENS[:, :1])
     cache = cache._replace(index=jnp.int32(3))

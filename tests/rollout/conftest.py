@@ -46,7 +46,7 @@ def fake_network(
             positions=integers,
             segment_ids=integers,
             index=0,
-            turns={},
+            angles={},
         )
 
     def apply(variables, inputs, cache=None):
