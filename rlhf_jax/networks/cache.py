@@ -42,7 +42,7 @@ class Cache(NamedTuple):
       segment_ids: int32[B S].
       index: the column that the next chunk starts at: int32 scalar, or the Python
         number 0 where nothing was ever written.
-      angles: by kind of layer (False: global, True: with a window), empty without rotary
+      angles: by kind of layer (False: global, True: with a window), none without rotary
         positions. Made once: computed in a decode step, every layer would do it again.
     """
 
