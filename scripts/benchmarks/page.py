@@ -160,6 +160,7 @@ def draw(found: dict, path: pathlib.Path) -> None:
         right.barh(sizes, shares, left=bottom, label=label)
         bottom = [a + b for a, b in zip(bottom, shares, strict=True)]
     right.set(xlabel="share of an iteration", title="phases")
-    right.legend(loc="lower left", fontsize=8)
+    right.set_ylim(-0.5, len(sizes) + 0.1)  # room for the legend above the bars
+    right.legend(loc="upper center", ncol=len(PHASES), fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
