@@ -44,6 +44,7 @@ class Cache(NamedTuple):
         number 0 where nothing was ever written.
       angles: by kind of layer (False: global, True: with a window), none without rotary
         positions. Made once: computed in a decode step, every layer would do it again.
+        Chunks after the first are at positions below S; beyond, the last row is read.
     """
 
     keys: tuple[Array, ...]

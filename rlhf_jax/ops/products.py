@@ -1,8 +1,8 @@
 """Few rows times large weights on one CPU, which decoding consists of.
 
-XLA's library of products rearranges its second factor at every call: of `x @ kernel`
-that is the kernel, whatever little `x` holds. `kernel.T @ x.T`, with the kernel already
-lying as `[outputs, inputs]`, leaves the rearranging to `x` (docs/speed.md).
+XLA's library of products seems to rearrange its second factor at every call: of `x @
+kernel` that is the kernel, whatever little `x` holds. `kernel.T @ x.T`, with the kernel
+already lying as `[outputs, inputs]`, leaves the rearranging to `x` (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from rlhf_jax import placement
 
 FEW_ROWS = 32
-"""Up to here the turned product is the faster one; with more, bits are the same."""
+"""Up to here the turned product is the faster one."""
 LARGE = 2**18
 """Elements of a kernel from which it is."""
 
