@@ -56,5 +56,8 @@ def together(program, devices=2):
 
 
 def _chatter(line):
-    """Whether a line is Gloo's, whose threads write parts of lines between others."""
-    return line.startswith("[Gloo]") or "peer ranks" in line
+    """Whether a line is Gloo's, whose threads write parts of lines between others.
+
+    The end of one of its lines may come after another line: an empty one.
+    """
+    return not line or line.startswith("[Gloo]") or "peer ranks" in line
