@@ -161,7 +161,15 @@ def ppo():
     rows, ones = np.arange(ROWS, dtype=np.int32), np.ones(ROWS, np.float32)
     batch = algorithms.PPOBatch(PromptBatch(tokens.astype(np.int32), mask, rows, ones))
     frozen = algorithms.Frozen(policy.init(rng.root(SEED)), model.init(), {})
-    return built.learner, built.programs.learn, frozen, batch
+
+    def update(state, frozen, batch):
+        """The second step is told before it is taken: by the same program."""
+        if int(state.step) == 1:
+            built.explain(state, frozen, batch)
+        return built.learner.update(state, frozen, batch)
+
+    learner = built.learner._replace(update=update)
+    return learner, built.programs.learn, frozen, batch
 
 
 LEARNERS = {"sft": sft, "rm": reward_model, "dpo": dpo, "ppo": ppo}
@@ -178,13 +186,17 @@ def start(name, placement):
 
 
 def two_steps(name, placement):
-    """State after two updates and the metrics of each; states stay where they are."""
+    """State after two updates by one program, and the metrics of each.
+
+    States stay where they are.
+    """
     with placement.active():
-        learner, _, state, frozen, batch = start(name, placement)
+        learner, program, state, frozen, batch = start(name, placement)
         before, found = shardings(state), []
         for _ in range(2):
             state, measured = learner.update(state, frozen, batch)
             found.append(metrics.finish(measured))
+    assert program._cache_size() == 1, name
     for (path, x), (_, y) in zip(before, shardings(state), strict=True):
         assert x == y, f"{name}: {path} drifts from {x} to {y}"
     return state, found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -26,6 +28,24 @@ def merged(base: Params, trainable: Params) -> Params:
 def copied(tree: Params) -> Params:
     """A copy in buffers of its own: donated training state must not alias it."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def duplicate(tree: Any) -> Any:
+    """A copy that a compiled program takes like the tree itself: placed as it is.
+
+    Whether an array is committed to its devices is part of what a program is compiled
+    for, so a copy that differed there would be compiled for anew.
+    """
+
+    def one(x: Array) -> Array:
+        if not x.committed:
+            return jnp.array(x, copy=True)
+        # Shard by shard: those of other processes are not to be had here.
+        held = [shard.data for shard in x.addressable_shards]
+        parts = [jax.device_put(y, y.sharding, may_alias=False) for y in held]
+        return jax.make_array_from_single_device_arrays(x.shape, x.sharding, parts)
+
+    return jax.tree.map(one, tree)
 
 
 def language_outputs(

@@ -80,12 +80,16 @@ class Programs(NamedTuple):
     Attributes:
       learn: `(state, frozen, pretraining, scored, temperature)`, everything after the
         scores, donates the state.
-      explain: the same, keeping what it computes.
+      collect: `(state, frozen, scored, temperature)`, the experience that `learn`
+        learns from.
+      outputs: `(params, frozen, rollout, temperature)`, log-probs, entropy and values
+        [B T] of trainable parameters.
       gradients: `term_gradient.gradients`.
     """
 
     learn: Any
-    explain: Any
+    collect: Any
+    outputs: Any
     gradients: Callable[[TrainState, Frozen, Scored, Array], Metrics]
 
 
@@ -168,8 +172,9 @@ def ppo(
     """
     parts = Parts(**locals())
     programs = Programs(
-        learn=jax.jit(lambda *args: _at(parts, _learn, *args)[:2], donate_argnums=0),
-        explain=jax.jit(lambda *args: _at(parts, _explain, *args)),
+        learn=jax.jit(lambda *args: _at(parts, _learn, *args), donate_argnums=0),
+        collect=jax.jit(lambda *args: _at(parts, experience.collect, *args)[0]),
+        outputs=jax.jit(lambda *args: _at(parts, _outputs, *args)),
         gradients=term_gradient.gradients(parts),
     )
     return _assembled(parts, programs)
@@ -213,7 +218,15 @@ def _assembled(parts: Parts, programs: Programs) -> PPO:
         clock = collecting.Clock()
         scored, _ = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        return programs.explain(state, fixed, batch.pretraining, scored, temperature)
+        collected = programs.collect(state, fixed, scored, temperature)
+
+        def outputs(params: dict[str, Params]) -> PolicyOutputs:
+            return programs.outputs(params, fixed, collected.rollout, temperature)
+
+        rest = batch.pretraining, scored, temperature
+        learned, measured = programs.learn(forward.duplicate(state), fixed, *rest)
+        before, after = outputs(state.params), outputs(learned.params)
+        return Explained(collected, before, after, measured)
 
     learner = Learner(lambda key: _init(parts, key), update)
     return PPO(learner, explain, parts, programs)
@@ -241,7 +254,7 @@ def _learn(
     frozen: Frozen,
     pretraining: SequenceBatch | None,
     scored: Scored,
-) -> tuple[TrainState, Metrics, Experience]:
+) -> tuple[TrainState, Metrics]:
     """Everything of an iteration after the scores, as one program."""
     with jax.named_scope("experience"):
         collected, extra, measured = experience.collect(parts, state, frozen, scored)
@@ -250,15 +263,11 @@ def _learn(
             parts, state, frozen, collected, pretraining
         )
     state = trained._replace(step=state.step + 1, extra={**trained.extra, **extra})
-    return pinned(state), {**measured, **learned}, collected
+    return pinned(state), {**measured, **learned}
 
 
-def _explain(parts: Parts, state: TrainState, frozen: Frozen, *rest: Any) -> Explained:
-    """`_learn`, keeping what it throws away."""
-    after, measured, collected = _learn(parts, state, frozen, *rest)
-    rollout = collected.rollout
-
-    def outputs(params: dict[str, Params]) -> PolicyOutputs:
-        return experience.outputs(parts, params, frozen, rollout, whole=False)
-
-    return Explained(collected, outputs(state.params), outputs(after.params), measured)
+def _outputs(
+    parts: Parts, params: dict[str, Params], frozen: Frozen, rollout: Rollout
+) -> PolicyOutputs:
+    """What the parameters say of a rollout, at the tokens that were sampled."""
+    return experience.outputs(parts, params, frozen, rollout, whole=False)

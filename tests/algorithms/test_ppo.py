@@ -140,6 +140,18 @@ def test_explain_repeats_the_step_and_leaves_the_state(built):
     assert float(jnp.max(jnp.where(mask, jnp.abs(ratio - 1), 0))) > 1e-4
 
 
+@pytest.mark.identity("I27")
+def test_explaining_runs_the_program_that_learns():
+    """Telling of a step compiles no second update, whenever it is asked for."""
+    ppo, state, frozen = support.build()
+    ppo.explain(state, frozen, BATCH)
+    for _ in range(2):
+        state, _ = ppo.learner.update(state, frozen, BATCH)
+    ppo.explain(state, frozen, BATCH)
+    assert ppo.programs.learn._cache_size() == 1
+    assert ppo.programs.outputs._cache_size() == 1
+
+
 def sgd():
     return {name: optimizers.optimizer("sgd", 1.0) for name in ("policy", "value")}
 
