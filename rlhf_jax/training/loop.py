@@ -105,7 +105,7 @@ def train(
         0 = only at the end.
       writers: where metrics and samples go; flushed before a checkpoint is committed.
       stop: listens for SIGTERM; None = one for the time of this call.
-      init_from: parameters for a warm start, see `start.warm_start`.
+      init_from: parameters for a warm start, see `start.begin`.
       shardings: abstract state -> its shardings; None = one device.
       place_batch: brings a host batch to the devices.
       guard_transfers: forbid implicit transfers in updates; for learners that are one

@@ -67,13 +67,17 @@ def begin(
       stage: name for the log.
       key: given to `learner.init`.
       settings: compared with those of the checkpoint.
-      init_from: parameters for a warm start, see `warm_start`.
+      init_from: parameters for a warm start, which replace those of `learner.init` and
+        nothing else: a checkpoint (a path that `checkpoint.resolve` understands), the
+        parameters by group, or a function that returns them. Groups that the learner
+        does not have are left out; groups that it alone has stay as initialised.
       shardings: abstract state -> its shardings, leaf by leaf, for a fresh and for a
         restored state. None = one device.
 
     Raises:
       UserError: the checkpoint was made under another number-changing setting, or
-        does not fit.
+        does not fit; `init_from` has no group of the learner, or an array of another
+        shape.
     """
     latest = checkpointer.latest()
     if latest is not None:
@@ -86,11 +90,11 @@ def begin(
         logging.info("%s: resumed from %s (this workdir)", stage, path)
         like = _like(jax.eval_shape(learner.init, key), shardings)
         return Start(strengthen(checkpointer.restore(latest, like)), record)
-    state = _initial(learner, key, shardings)
-    if init_from is not None:
-        state = warm_start(state, init_from, stage)
-    else:
+    if init_from is None:
+        state = _initial(learner, key, shardings)
         logging.info("%s: started from scratch", stage)
+    else:
+        state = _warm(learner, key, shardings, init_from, stage)
     state = strengthen(state)
     if shardings is None:
         return Start(committed(state), None)
@@ -108,26 +112,45 @@ def _initial(
     return jax.jit(learner.init, out_shardings=where)(key)
 
 
-def warm_start(state: TrainState, init_from: InitFrom, stage: str = "") -> TrainState:
-    """Replace parameters and nothing else: optimizer and schedule start anew.
+def _warm(
+    learner: Learner,
+    key: Array,
+    shardings: Callable[[TrainState], Any] | None,
+    init_from: InitFrom,
+    stage: str,
+) -> TrainState:
+    """A warm start, for which no parameter is drawn that is given."""
+    source, groups = _given(init_from)
+    shapes = jax.eval_shape(learner.init, key)
+    if shapes.params.keys() <= groups.keys():
+        where = None if shardings is None else shardings(shapes)._replace(params={})
+        bare = jax.jit(
+            lambda key: learner.init(key)._replace(params={}), out_shardings=where
+        )
+        state = bare(key)._replace(params=shapes.params)
+    else:
+        state = _initial(learner, key, shardings)
+    return _loaded(state, source, groups, stage)
 
-    Args:
-      state: fresh from a learner's `init`.
-      init_from: a checkpoint (a path that `checkpoint.resolve` understands), the
-        parameters by group, or a function that returns them. Groups that the state
-        does not have are left out; groups that it alone has stay as initialised.
-      stage: name for the log.
+
+def _given(init_from: InitFrom) -> tuple[str, Mapping[str, Params]]:
+    """Parameters by group, and what to call where they come from."""
+    if callable(init_from):
+        return "given parameters", init_from()
+    if isinstance(init_from, Mapping):
+        return "given parameters", init_from
+    source = str(checkpoint.resolve(init_from))
+    return source, checkpoint.load_params(source)
+
+
+def _loaded(
+    state: TrainState, source: str, groups: Mapping[str, Params], stage: str
+) -> TrainState:
+    """The state with the given parameters: of its own, only their shapes are read.
 
     Raises:
       UserError: no group in common, or an array of another shape.
     """
-    if callable(init_from):
-        source, groups = "given parameters", init_from()
-    elif isinstance(init_from, Mapping):
-        source, groups = "given parameters", init_from
-    else:
-        source = str(checkpoint.resolve(init_from))
-        groups = checkpoint.load_params(source)
     shared = sorted(state.params.keys() & groups.keys())
     if not shared:
         raise UserError(

@@ -223,6 +223,26 @@ def test_a_warm_start_takes_parameters_only(toy, learner, tmp_path, source):
     assert rates[0] == pytest.approx(0.05)
 
 
+def test_a_warm_start_draws_no_parameters(toy, learner, tmp_path):
+    """What is given is not drawn first: it would take its time and its memory."""
+    drawn = []
+
+    def draw():
+        drawn.append(True)
+        return np.float32(0)
+
+    def init(key):
+        state = learner.init(key)
+        noise = jax.pure_callback(draw, jax.ShapeDtypeStruct((), np.float32))
+        return state._replace(params=jax.tree.map(lambda x: x + noise, state.params))
+
+    spied = Learner(init, learner.update)
+    done = go(toy, spied, tmp_path / "old", steps=1)
+    assert drawn.pop() and not drawn
+    go(toy, spied, tmp_path / "new", steps=1, init_from=lambda: done.params)
+    assert not drawn
+
+
 @pytest.mark.identity("I15")
 def test_this_workdir_comes_before_init_from(toy, learner, undisturbed, tmp_path):
     """Restart order: this workdir, then `init_from`, then scratch."""
