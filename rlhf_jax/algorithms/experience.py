@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,17 +25,29 @@ from rlhf_jax.types import (
 )
 
 
+class Collected(NamedTuple):
+    """What a scored rollout comes to under the current parameters.
+
+    Attributes:
+      experience: what the epochs learn from.
+      outputs: log-probs and entropy [B T] of the current parameters, values [B T+1].
+      extra: the new states of shaping and estimator.
+      metrics: of the iteration before it learns anything.
+    """
+
+    experience: Experience
+    outputs: PolicyOutputs
+    extra: dict[str, Any]
+    metrics: Metrics
+
+
 def collect(
     parts: Parts,
     state: TrainState,
     frozen: Frozen,
     scored: Scored,
-) -> tuple[Experience, dict[str, Any], Metrics]:
-    """Old and reference log-probs, values, shaped rewards and advantages.
-
-    Returns:
-      The experience, the new states of shaping and estimator, and metrics.
-    """
+) -> Collected:
+    """Old and reference log-probs, values, shaped rewards and advantages."""
     rollout, scores = scored.rollout, scored.scores
     old = outputs(parts, state.params, frozen, rollout, whole=True)
     with jax.named_scope("reference"):
@@ -70,7 +82,7 @@ def collect(
     if parts.staleness is not None:
         late = (state.step - scored.version).astype(jnp.float32)
         measured["rollout/staleness"] = metrics.mean(late)
-    return experience, extra, measured
+    return Collected(experience, old, extra, measured)
 
 
 def outputs(

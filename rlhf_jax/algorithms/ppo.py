@@ -81,16 +81,13 @@ class Programs(NamedTuple):
       learn: `(state, frozen, pretraining, scored, temperature)`, everything after the
         scores, donates the state.
       collect: `(state, frozen, scored, temperature)`, the experience that `learn`
-        learns from.
-      outputs: `(params, frozen, rollout, temperature)`, log-probs, entropy and values
-        [B T] of trainable parameters.
+        learns from, and log-probs, entropy and values [B T] at its tokens.
       gradients: `term_gradient.gradients`.
     """
 
     learn: Any
     collect: Any
-    outputs: Any
-    gradients: Callable[[TrainState, Frozen, Scored, Array], Metrics]
+    gradients: Callable[[TrainState, Frozen, Experience, Array], Metrics]
 
 
 class Explained(NamedTuple):
@@ -173,8 +170,7 @@ def ppo(
     parts = Parts(**locals())
     programs = Programs(
         learn=jax.jit(lambda *args: _at(parts, _learn, *args), donate_argnums=0),
-        collect=jax.jit(lambda *args: _at(parts, experience.collect, *args)[0]),
-        outputs=jax.jit(lambda *args: _at(parts, _outputs, *args)),
+        collect=jax.jit(lambda *args: _at(parts, _collect, *args)),
         gradients=term_gradient.gradients(parts),
     )
     return _assembled(parts, programs)
@@ -208,7 +204,8 @@ def _assembled(parts: Parts, programs: Programs) -> PPO:
             )
             state = state._replace(extra={**state.extra, "buffer": buffer})
         if every and int(state.step) % every == 0:
-            found = programs.gradients(state, fixed, scored, temperature)
+            collected, _ = programs.collect(state, fixed, scored, temperature)
+            found = programs.gradients(state, fixed, collected, temperature)
             gathered = {**gathered, **clock("diagnose", found)}
         rest = batch.pretraining, scored, temperature
         state, measured = clock("learn", programs.learn(state, fixed, *rest))
@@ -218,14 +215,11 @@ def _assembled(parts: Parts, programs: Programs) -> PPO:
         clock = collecting.Clock()
         scored, _ = collecting.gather(parts, state, frozen, batch, clock)
         fixed = frozen._replace(scorer=())
-        collected = programs.collect(state, fixed, scored, temperature)
-
-        def outputs(params: dict[str, Params]) -> PolicyOutputs:
-            return programs.outputs(params, fixed, collected.rollout, temperature)
-
+        collected, before = programs.collect(state, fixed, scored, temperature)
         rest = batch.pretraining, scored, temperature
         learned, measured = programs.learn(forward.duplicate(state), fixed, *rest)
-        before, after = outputs(state.params), outputs(learned.params)
+        # The same program at the new parameters: only what they say of the tokens.
+        _, after = programs.collect(learned, fixed, scored, temperature)
         return Explained(collected, before, after, measured)
 
     learner = Learner(lambda key: _init(parts, key), update)
@@ -257,17 +251,22 @@ def _learn(
 ) -> tuple[TrainState, Metrics]:
     """Everything of an iteration after the scores, as one program."""
     with jax.named_scope("experience"):
-        collected, extra, measured = experience.collect(parts, state, frozen, scored)
+        collected = experience.collect(parts, state, frozen, scored)
     with jax.named_scope("update"):
         trained, learned = optimization.optimize(
-            parts, state, frozen, collected, pretraining
+            parts, state, frozen, collected.experience, pretraining
         )
-    state = trained._replace(step=state.step + 1, extra={**trained.extra, **extra})
-    return pinned(state), {**measured, **learned}
+    extra = {**trained.extra, **collected.extra}
+    state = trained._replace(step=state.step + 1, extra=extra)
+    return pinned(state), {**collected.metrics, **learned}
 
 
-def _outputs(
-    parts: Parts, params: dict[str, Params], frozen: Frozen, rollout: Rollout
-) -> PolicyOutputs:
-    """What the parameters say of a rollout, at the tokens that were sampled."""
-    return experience.outputs(parts, params, frozen, rollout, whole=False)
+def _collect(
+    parts: Parts, state: TrainState, frozen: Frozen, scored: Scored
+) -> tuple[Experience, PolicyOutputs]:
+    """The experience, and what the state's parameters say of each token in it."""
+    collected = experience.collect(parts, state, frozen, scored)
+    found = collected.outputs
+    if found.values is not None:
+        found = found._replace(values=found.values[:, :-1])
+    return collected.experience, found

@@ -13,14 +13,15 @@ import optax
 
 from rlhf_jax import metrics
 from rlhf_jax.algorithms import experience
-from rlhf_jax.algorithms.collecting import Scored
 from rlhf_jax.algorithms.parts import Frozen, Parts
 from rlhf_jax.losses import microbatch
 from rlhf_jax.types import Array, Experience, Metrics, TrainState
 
 
-def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored, Array], Metrics]:
-    """`(state, frozen, scored, temperature) -> metrics` of a learner.
+def gradients(
+    parts: Parts,
+) -> Callable[[TrainState, Frozen, Experience, Array], Metrics]:
+    """`(state, frozen, experience, temperature) -> metrics` of a learner.
 
     Metrics, over all rollouts of the step at the parameters before its epochs:
     `loss_share/<term>`, |w_i L_i| / sum_j |w_j L_j|; `term_grad_norm/<term>`, the norm
@@ -53,18 +54,12 @@ def gradients(parts: Parts) -> Callable[[TrainState, Frozen, Scored, Array], Met
         )
         return {name: mean.total for name, mean in shown.items()}, found
 
-    collect = jax.jit(
-        lambda temperature, *args: experience.collect(
-            parts._replace(temperature=temperature), *args
-        )[0]
-    )
     names = list(parts.loss.init())
     report = jax.jit(functools.partial(_report, names, cosines=parts.term_cosines))
 
     def measure(
-        state: TrainState, frozen: Frozen, scored: Scored, temperature: Array
+        state: TrainState, frozen: Frozen, collected: Experience, temperature: Array
     ) -> Metrics:
-        collected = collect(temperature, state, frozen, scored)
         rows = jnp.eye(len(names))
         found = [one(state, frozen, collected, row, temperature) for row in rows]
         return report(found[0][0], [g for _, g in found])
