@@ -8,17 +8,20 @@ import types
 import jax
 import pytest
 
+from rlhf_jax.build import experiment
 from rlhf_jax.build.configs import loading, sections
 from rlhf_jax.build.plans import plan_advice, planning
 from rlhf_jax.build.runs.context import Context
 from rlhf_jax.errors import UserError
 from rlhf_jax.planning import compiling, devices, topology
+from rlhf_jax.training.stopping import Stop
 
 pytestmark = pytest.mark.optimized
 
 SMALL = {
     "model.num_layers": "1",
     "stages": "sft,label,rm,ppo",
+    "ppo.shown_samples": "0",
     "ppo.epochs": "2",
     "ppo.minibatches": "2",
     "sft.microbatches": "2",
@@ -116,6 +119,26 @@ def test_a_rollout_stands_beside_the_other_models_of_its_stage(plan):
     )
     assert stage["resident_bytes"] == fullest
     assert stage["margin_bytes"] == plan[0]["hbm_bytes"] - fullest
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({}, lambda state: ()),
+        ({"ppo.shown_samples": "1"}, lambda state: state),
+        ({"ppo.term_gradients.every": "5"}, lambda state: [state.params] * 3),
+    ],
+)
+def test_an_update_leaves_room_for_steps_that_are_looked_into(tmp_path, asked, kept):
+    """A step that is told keeps the state it starts from; gradients of its three
+    terms are there together."""
+    config = loading.load("experiments/quickstart.py:tiny")
+    loading.override(config, SMALL | asked)
+    _, stages = experiment.build(config, tmp_path, Stop())
+    learn = {one.name: one for one in stages[-1].plan().programs}["learn"]
+    scorers, found = learn.beside
+    assert compiling.per_device(found) == compiling.per_device(kept(learn.arguments[0]))
+    assert compiling.per_device(scorers) > 0
 
 
 def test_the_table_shows_programs_phases_and_stages(plan):

@@ -52,12 +52,25 @@ def ppo(stage: Any, context: Any) -> Plan:
             "learn",
             built.programs.learn,
             (state, frozen, mix, scored, _number(context)),
-            beside=scorers,
+            beside=(scorers, _now_and_then(numbers, built, state)),
             phases=planned.EXPERIENCE,
             model_flops=_learning_flops(stage, length),
         ),
     ]
     return Plan(programs, numbers.rollouts * length)
+
+
+def _now_and_then(numbers: Any, built: algorithms.PPO, state: TrainState) -> Any:
+    """What an update has to leave room for in the steps that are looked into.
+
+    Telling a step keeps the state that it starts from (`PPO.explain`); the gradients of
+    the terms are held until all are there, in a program like the update.
+    """
+    if numbers.shown_samples:
+        return state
+    if numbers.term_gradients:
+        return [state.params] * len(built.parts.loss.init())
+    return ()
 
 
 def online_preference(stage: Any, context: Any) -> Plan:
