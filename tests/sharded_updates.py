@@ -166,7 +166,6 @@ def ppo():
         """The second step is told before it is taken: by the same program."""
         if int(state.step) == 1:
             built.explain(state, frozen, batch)
-            assert built.programs.collect._cache_size() == 1
         return built.learner.update(state, frozen, batch)
 
     learner = built.learner._replace(update=update)
