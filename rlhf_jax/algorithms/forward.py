@@ -33,6 +33,7 @@ def copied(tree: Params) -> Params:
 def duplicate(tree: Any) -> Any:
     """A copy that a compiled program takes like the tree itself: placed as it is.
 
+    Unlike `copied` it is of arrays that are there, so not for use under `jax.jit`.
     Whether an array is committed to its devices is part of what a program is compiled
     for, so a copy that differed there would be compiled for anew.
     """

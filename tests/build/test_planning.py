@@ -127,6 +127,14 @@ def test_a_rollout_stands_beside_the_other_models_of_its_stage(plan):
         ({}, lambda state: ()),
         ({"ppo.shown_samples": "1"}, lambda state: state),
         ({"ppo.term_gradients.every": "5"}, lambda state: [state.params] * 3),
+        (
+            {
+                "ppo.shown_samples": "1",
+                "ppo.term_gradients.every": "5",
+                "ppo.optimizer.name": "sgd",
+            },
+            lambda state: [state.params] * 3,
+        ),
     ],
 )
 def test_an_update_leaves_room_for_steps_that_are_looked_into(tmp_path, asked, kept):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlhf_jax import algorithms, rollout
+from rlhf_jax import algorithms, planning, rollout
 from rlhf_jax.algorithms import collecting
 from rlhf_jax.build.objective import aggregates
 from rlhf_jax.build.plans import planned
@@ -64,13 +64,14 @@ def _now_and_then(numbers: Any, built: algorithms.PPO, state: TrainState) -> Any
     """What an update has to leave room for in the steps that are looked into.
 
     Telling a step keeps the state that it starts from (`PPO.explain`); the gradients of
-    the terms are held until all are there, in a program like the update.
+    the terms are held until all are there, in a program like the update. A run never
+    does both at once.
     """
-    if numbers.shown_samples:
-        return state
-    if numbers.term_gradients:
-        return [state.params] * len(built.parts.loss.init())
-    return ()
+    held = [
+        state if numbers.shown_samples else (),
+        [state.params] * len(built.parts.loss.init()) if numbers.term_gradients else (),
+    ]
+    return max(held, key=planning.per_device)
 
 
 def online_preference(stage: Any, context: Any) -> Plan:
