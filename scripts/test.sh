@@ -53,7 +53,8 @@ if [ -z "$selected" ]; then
   step "types" "$bin/python" -m pyright --pythonpath "$bin/python"
   [ -n "${PYTHON:-}" ] || smoke_on_newest
   workers=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-  parallel=(-n "$((workers < 8 ? workers : 8))" --dist=loadfile --durations=15)
+  parallel=(-n "$((workers < 8 ? workers : 8))" --dist=loadfile --no-loadscope-reorder
+    --durations=15)
 fi
 step "tests" "$bin/python" -m pytest ${parallel[@]+"${parallel[@]}"} "$@"
 

@@ -1,13 +1,19 @@
 """Settings of all tests, selection by identity, and the count of skipped tests."""
 
+import collections
 import difflib
 import os
 import pathlib
 import sys
+import tempfile
 
-# Before jax is imported: one CPU device, no network, no cache on disk.
+# Before jax is imported: one CPU device, no network, no program kept by earlier runs.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="programs-")
+    """Compiled programs, shared by all tests of a run and the processes they start."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
@@ -15,6 +21,7 @@ import hypothesis  # noqa: E402
 import identities  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 # [B T] with [T] is an error: which axis was meant must be written.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -77,9 +84,17 @@ def pytest_runtest_setup(item):
     quick = folder in QUICK and not item.get_closest_marker("optimized")
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))  # for processes
+    # What a program takes is asked of the compiler, not of a program kept on disk.
+    kept = not item.get_closest_marker("optimized")
+    if kept != jax.config.values["jax_enable_compilation_cache"]:
+        jax.config.update("jax_enable_compilation_cache", kept)
+        compilation_cache.reset_cache()  # jax asks the setting once
 
 
 def pytest_collection_modifyitems(config, items):
+    # Files of few tests first: they train whole chains, and none should start last.
+    size = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: size[item.path])
     wanted = set(config.getoption("--id"))
     if not wanted:
         return

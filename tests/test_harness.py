@@ -27,7 +27,15 @@ def test_parity(): ...
 '''
 
 
-NOTHING = "from unittest.mock import MagicMock\nconfig = settings = MagicMock()\n"
+NOTHING = """
+import sys
+from unittest.mock import MagicMock
+
+config = settings = MagicMock()
+sys.modules["jax.experimental"] = sys.modules[
+    "jax.experimental.compilation_cache"
+] = MagicMock()
+"""
 
 
 @pytest.fixture

@@ -8,13 +8,6 @@ from command_line import PROMPT, SMALL, TINY, Outcome
 from rlhf_jax.cli.main import main
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_program_cache():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-        yield
-
-
 @pytest.fixture
 def command(capsys):
     """`command("check", ...)` runs the command line in this process."""

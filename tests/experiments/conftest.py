@@ -1,49 +1,13 @@
-"""Programs compiled once for all experiments, and the moment of a kill on disk."""
+"""Configs of experiments, and the moment of a kill on disk."""
 
 import json
-import os
 import shutil
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from rlhf_jax.build import experiment
 from rlhf_jax.build.configs import loading
 from rlhf_jax.training import digest, loop
-
-FAST = {
-    "jax_enable_compilation_cache": True,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-FOLDER = "jax_compilation_cache_dir"
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """Folder of compiled programs, shared by all runs of this folder's tests."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = shared / "programs"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _shared_programs(programs, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", os.fspath(programs))
-    before = {name: jax.config.values[name] for name in (*FAST, FOLDER)}
-    for name, value in FAST.items():
-        jax.config.update(name, value)
-    jax.config.update(FOLDER, os.fspath(programs))
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture
