@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 import sys
 
 import benchmark
@@ -179,3 +180,21 @@ def test_products_are_timed_on_their_own(capsys, monkeypatch):
         "the same kernels summed: 0.0 GB/s",
         *["update"] * 4,
     ]
+
+
+def test_the_products_of_the_peers_are_the_same(capsys, monkeypatch):
+    """Were all as fast, both scripts would tell the same rates."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(pathlib.Path(benchmark.__file__).parent / "benchmarks")
+    told = {}
+    for name in ("products", "torch_products"):
+        timed = importlib.import_module(name)
+        monkeypatch.setattr(timed, "seconds", lambda function, *arrays: 1e-9)
+        timed.decoding(SMALLEST)
+        timed.update(SMALLEST)
+        lines = capsys.readouterr().out.splitlines()
+        decoded = [re.search(r"(\d+) GFLOP", x)[1] for x in lines if "decode" in x]
+        updates = [x.split(", from")[0] for x in lines if "update" in x]
+        told[name] = decoded[0], updates
+    assert told["products"] == told["torch_products"]
+    assert "forward 0" not in str(told)
