@@ -12,7 +12,7 @@ Hardware: a pod slice of at least 64 devices; planned below. Time: not known, si
 Result: none is promised; at this size only its programs have been compiled.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   v5e:16x16: 7.35 of 15.75 GiB; ppo 18.3 s
-  v5p:4x4x4: 10.75 of 95.74 GiB; ppo 10.3 s
+  v5p:4x4x4: 12.09 of 95.74 GiB; ppo 10.3 s
 
 256 prompts x 5 samples, minibatches of 64 prompts, one epoch, rate 1e-6 constant,
 KL loss k3 with coefficient 0.001, no entropy bonus, temperature 1, at most 512 prompt
