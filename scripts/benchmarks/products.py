@@ -11,7 +11,6 @@ turned copy of the input.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from work import SIZES, Work
+from work import Work, size_asked
 
 from rlhf_jax.ops import products
 
@@ -120,11 +119,7 @@ def update(work: Work) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("size", choices=tuple(SIZES))
-    work = SIZES[parser.parse_args().size]
+    work = size_asked(__doc__)
     decoding(work)
     update(work)
 

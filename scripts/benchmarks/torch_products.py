@@ -9,13 +9,12 @@ one projection in an update: forward, to the input, to the kernel.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from work import SIZES, Work
+from work import Work, size_asked
 
 TRIES, STEPS = 11, 16
 
@@ -71,11 +70,7 @@ def update(work: Work) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("size", choices=tuple(SIZES))
-    work = SIZES[parser.parse_args().size]
+    work = size_asked(__doc__)
     with torch.inference_mode():
         decoding(work)
         update(work)

@@ -7,6 +7,7 @@ input with the seconds that one repetition took.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -81,6 +82,15 @@ SIZES = {
     "small": Work(4, 256, 1024, 8, 4096, batch=16, prompt=32, response=64),
     "medium": Work(8, 512, 2048, 8, 8192, batch=16, prompt=32, response=64),
 }
+
+
+def size_asked(description: str | None) -> Work:
+    """The work of the size that the command line names."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("size", choices=tuple(SIZES))
+    return SIZES[parser.parse_args().size]
 
 
 def asked() -> tuple[str, Work, int]:

@@ -11,12 +11,11 @@ from rlhf_jax.training import digest
 
 
 def test_a_quickstart_killed_in_a_save_ends_as_an_undisturbed_one(
-    tiny, tmp_path, monkeypatch, capsys
+    tiny, tmp_path, capsys
 ):
     config = tiny("quickstart.py:tiny")
     assert experiment.run(config, tmp_path / "undisturbed") == 0
     assert "report:" not in capsys.readouterr().out, "none is written"
-    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
     command = [
         *(sys.executable, "-m", "rlhf_jax", "train"),
         "--config=experiments/quickstart.py:tiny",
