@@ -11,8 +11,8 @@ Hardware: a pod slice of at least 64 devices; planned below. Time: not known, si
   has not been run: see `tokens_per_second` of the plan for its roofline.
 Result: none is promised; at this size only its programs have been compiled.
 Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
-  v5e:16x16: 7.82 of 15.75 GiB; rm 1.73 s, ppo 14.4 s
-  v5p:4x4x4: 9.86 of 95.74 GiB; rm 1.51 s, ppo 6.45 s
+  v5e:16x16: 8.09 of 15.75 GiB; rm 1.73 s, ppo 14.4 s
+  v5p:4x4x4: 12.57 of 95.74 GiB; rm 1.51 s, ppo 6.45 s
 
 PPO: batch 448, one epoch of one minibatch, rate 8e-7 going down linearly, 300,000
 episodes, KL coefficient 0.02, a score of -10 without an end token, temperature 0.7, at

@@ -80,8 +80,11 @@ def pytest_runtest_setup(item):
     """Before its fixtures, of whatever scope: how programs are compiled."""
     if not item.path.is_relative_to(HERE):
         return
-    folder = item.path.relative_to(HERE).parts[0]
-    quick = folder in QUICK and not item.get_closest_marker("optimized")
+    quick = is_quick(item) and not item.get_closest_marker("optimized")
+    if quick != jax.config.values["jax_disable_most_optimizations"]:
+        # Or of two calls one could take a program of an earlier file, which rounds
+        # otherwise: jax does not ask with which optimizations it was compiled.
+        jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", quick)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quick))  # for processes
     # What a program takes is asked of the compiler, not of a program kept on disk.
@@ -91,10 +94,18 @@ def pytest_runtest_setup(item):
         compilation_cache.reset_cache()  # jax asks the setting once
 
 
+def is_quick(item):
+    """Whether the file of a test is one of `QUICK`."""
+    return item.path.is_relative_to(HERE) and (
+        item.path.relative_to(HERE).parts[0] in QUICK
+    )
+
+
 def pytest_collection_modifyitems(config, items):
     # Files of few tests first: they train whole chains, and none should start last.
+    # Those of one kind together: every change between kinds compiles anew.
     size = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: size[item.path])
+    items.sort(key=lambda item: (not is_quick(item), size[item.path]))
     wanted = set(config.getoption("--id"))
     if not wanted:
         return

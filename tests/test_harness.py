@@ -32,6 +32,17 @@ import sys
 from unittest.mock import MagicMock
 
 config = settings = MagicMock()
+config.values = {
+    "jax_disable_most_optimizations": False,
+    "jax_enable_compilation_cache": True,
+}
+config.update = config.values.__setitem__
+
+
+def clear_caches():
+    print("[cleared]")
+
+
 sys.modules["jax.experimental"] = sys.modules[
     "jax.experimental.compilation_cache"
 ] = MagicMock()
@@ -76,6 +87,25 @@ def test_skips_are_listed_counted_and_bounded(suite):
     assert result.returncode == 0, result.stdout
     assert "1 skipped, 1 allowed" in result.stdout
     assert "test_suite.py::test_parity: no torch here" in result.stdout
+
+
+def test_no_program_serves_two_kinds_of_tests(suite):
+    """What was compiled with optimizations rounds otherwise than what was not: the
+    files of a kind run together, and between kinds every program is dropped."""
+    (suite / "tests" / "losses").mkdir()
+    for number, folder in enumerate((".", "losses", ".", "losses"), 1):
+        several = "".join(f"def test_{i}(): ...\n" for i in range(number))
+        (suite / "tests" / folder / f"test_of_{number}.py").write_text(several)
+    result = run(suite, "-s", "-v")
+    assert result.returncode == 0, result.stdout
+    files = re.findall(r"^tests/(\S+)\.py (\[cleared\])?", result.stdout, re.M)
+    assert files == [
+        ("losses/test_of_2", "[cleared]"),
+        ("losses/test_of_4", ""),
+        ("test_of_1", "[cleared]"),
+        ("test_of_3", ""),
+        ("test_suite", ""),
+    ]
 
 
 def test_too_many_skips_fail_also_with_workers(suite):

@@ -154,7 +154,7 @@ def test_a_part_with_arguments_is_the_plain_part(name):
         found = lifted.update(given, lifted.init(), trajectory)[0]
         wanted = plain.update(given, plain.init(), trajectory)[0]
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
         assert jax.tree.leaves(lifted.init()[0])
 
 
