@@ -52,7 +52,7 @@ def program(plan, name):
 def test_every_program_of_the_experiment_is_planned(plan):
     result, written, said = plan
     names = [one["name"] for one in result["programs"]]
-    rollouts = ["ppo/rollout", "ppo/score", "ppo/learn"]
+    rollouts = ["ppo/rollout", "ppo/score", "ppo/learn", "ppo/evaluation"]
     assert names == ["sft/update", "label/rollout", "rm/update", *rollouts]
     assert written == json.loads(json.dumps(result))
     assert said[0] == "compiling sft/update ..." and len(said) == 2 * len(names)
@@ -121,6 +121,33 @@ def test_a_rollout_stands_beside_the_other_models_of_its_stage(plan):
     assert stage["margin_bytes"] == plan[0]["hbm_bytes"] - fullest
 
 
+def test_an_evaluation_takes_memory_and_none_of_a_steps_time(plan):
+    """Its programs stand beside the state, the reference and the reward model."""
+    evaluation, learn = (program(plan[0], f"ppo/{x}") for x in ("evaluation", "learn"))
+    steps = [one for one in plan[0]["programs"] if one["each_step"]]
+    assert [one["name"] for one in plan[0]["programs"] if one not in steps] == [
+        "ppo/evaluation"
+    ]
+    stage = plan[0]["stages"][-1]
+    ppo = [one["seconds"] for one in steps if one["name"].startswith("ppo/")]
+    assert stage["seconds_per_step"] == pytest.approx(sum(ppo))
+    models = learn["argument_bytes"] + learn["beside_bytes"]
+    held = evaluation["argument_bytes"] + evaluation["beside_bytes"]
+    assert held == pytest.approx(models, rel=0.05)
+
+
+def test_an_evaluation_of_more_rows_than_a_step_decides_what_fits(tmp_path):
+    """Then it is also sampled and scored in other programs."""
+    result = made(tmp_path, **{"task.heldout": "1024", "ppo.eval_prompts": "1024"})
+    names = {one["name"]: one for one in result["programs"]}
+    rollout = names["ppo/evaluation rollout"]
+    assert {"ppo/evaluation score", "ppo/evaluation"} <= set(names)
+    assert rollout["total_flops"] == pytest.approx(rollout["model_flops"], rel=0.05)
+    assert rollout["temp_bytes"] > 50 * names["ppo/rollout"]["temp_bytes"]
+    fullest = max(result["programs"], key=lambda one: one["resident_bytes"])["name"]
+    assert fullest.startswith("ppo/evaluation")
+
+
 @pytest.mark.parametrize(
     ("asked", "kept"),
     [
@@ -172,6 +199,7 @@ def test_what_does_not_fit_is_said_with_how_much_and_what_to_try(tmp_path):
         ("rollout", (), "--config.mesh.rules=rollout_embed=fsdp"),
         ("rollout", ("fsdp",), "--config.ppo.batch_size=32"),
         ("learn", (), "--config.ppo.microbatches=2"),
+        ("evaluation rollout", (), "--config.ppo.eval_prompts=40"),
     ],
 )
 def test_a_rollout_that_does_not_fit_may_leave_its_weights_split(name, gathered, first):
@@ -180,7 +208,7 @@ def test_a_rollout_that_does_not_fit_may_leave_its_weights_split(name, gathered,
     split = {"embed": ("fsdp",), "rollout_embed": gathered}
     where = types.SimpleNamespace(row_shards=8, split=split.__getitem__)
     config = {
-        "ppo": {"batch_size": 64, "microbatches": 1},
+        "ppo": {"batch_size": 64, "microbatches": 1, "eval_prompts": 80},
         "model": {"remat": "full", "scan_layers": True},
     }
     context = Context(**dict.fromkeys(Context._fields) | {"placement": where})

@@ -122,13 +122,17 @@ def _gathered(name: str, context: Context) -> list[str]:
 
 
 def _smaller(stage: str, settings: Any, context: Context, name: str) -> list[str]:
-    """More microbatches of an update, or fewer rows of a rollout."""
+    """More microbatches of an update, or fewer rows of a rollout or an evaluation."""
+    least = context.placement.row_shards
+    if "/evaluation" in name:
+        size = settings["eval_prompts"]
+        fewer = max(least, size // 2 // least * least)
+        return [f"--config.{stage}.eval_prompts={fewer}"] if fewer != size else []
     size = settings["batch_size"]
     parts = settings["microbatches"]
     rows = (
         size * settings.get("samples_per_prompt", 1) // settings.get("minibatches", 1)
     )
-    least = context.placement.row_shards
     if name.endswith(("/rollout", "/score")) and size > least:
         return [f"--config.{stage}.batch_size={max(least, size // 2)}"]
     for more in range(parts + 1, rows + 1):

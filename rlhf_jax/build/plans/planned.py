@@ -38,6 +38,8 @@ class Planned(NamedTuple):
       phases: scopes to tell apart; the first that fits counts.
       model_flops: of matrix products by formula, all devices together: 2 N for each
         token forward, 6 N for one that is trained on, and attention.
+      each_step: False for a program that runs now and then: its memory counts, its time
+        is none of a step.
     """
 
     name: str
@@ -46,10 +48,11 @@ class Planned(NamedTuple):
     beside: Any = ()
     phases: tuple[str, ...] = ()
     model_flops: float = 0.0
+    each_step: bool = True
 
 
 class Plan(NamedTuple):
-    """A stage's programs, each run once a step.
+    """A stage's programs: those of a step, each run once, and an evaluation's.
 
     Attributes:
       programs: in the order in which they run.

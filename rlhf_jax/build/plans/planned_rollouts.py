@@ -1,4 +1,4 @@
-"""The programs of stages that sample, as shapes: rollout, scoring, and the update."""
+"""The programs of stages that sample, as shapes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from rlhf_jax import algorithms, planning, rollout
 from rlhf_jax.algorithms import collecting
-from rlhf_jax.build.objective import aggregates
-from rlhf_jax.build.plans import planned
+from rlhf_jax.build.plans import planned, planned_sampling
 from rlhf_jax.build.plans.planned import Plan, Planned
-from rlhf_jax.types import Network, TrainState
+from rlhf_jax.types import TrainState
 
 
 def ppo(stage: Any, context: Any) -> Plan:
@@ -28,7 +27,7 @@ def ppo(stage: Any, context: Any) -> Plan:
     state = planned.state(context, stage.name, built.learner)
     reference = planned.held(context, context.model.language())
     base = planned.base(context, stage.policy)
-    scorers = scoring(context, numbers.reward_model)
+    scorers = planned_sampling.scoring(context, numbers.reward_model)
     held = {"reference": reference, "scorers": scorers}
     mix = None
     if stage.mix is not None:
@@ -39,7 +38,7 @@ def ppo(stage: Any, context: Any) -> Plan:
     length = task.prompt_length + task.response_length
     scored = planned.rows(context, like(stage))
     programs = [
-        sampling(
+        planned_sampling.sampling(
             context,
             stage.sampler(numbers.temperature, numbers.samples_per_prompt),
             {**base, **state.params["policy"]},
@@ -47,14 +46,26 @@ def ppo(stage: Any, context: Any) -> Plan:
             numbers.samples_per_prompt,
             beside=(_other_than_policy(state), held),
         ),
-        *scores(context, scorers, scored.rollout, beside=(state, reference, base)),
+        *planned_sampling.scores(
+            context, scorers, scored.rollout, beside=(state, reference, base)
+        ),
         Planned(
             "learn",
             built.programs.learn,
-            (state, frozen, mix, scored, _number(context)),
+            (state, frozen, mix, scored, planned_sampling.number(context)),
             beside=(scorers, _now_and_then(numbers, built, state)),
             phases=planned.EXPERIENCE,
             model_flops=_learning_flops(stage, length),
+        ),
+        *planned_sampling.evaluation(
+            context,
+            stage.policy,
+            numbers,
+            {**base, **state.params["policy"]},
+            reference,
+            scorers,
+            scored.rollout,
+            others=_other_than_policy(state),
         ),
     ]
     return Plan(programs, numbers.rollouts * length)
@@ -82,7 +93,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     reference = planned.held(context, context.model.language())
     base = planned.base(context, stage.network)
     asked = "" if stage.judge else stage.reward_model
-    scorers = scoring(context, asked)
+    scorers = planned_sampling.scoring(context, asked)
     drawn = planned.rows(
         context,
         collecting.scored_like(
@@ -107,7 +118,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     )
     sampler = stage.sampler(stage.network, 1 if stage.mixture else group)
     programs = [
-        sampling(
+        planned_sampling.sampling(
             context,
             sampler,
             {**base, **state.params["policy"]},
@@ -115,8 +126,20 @@ def online_preference(stage: Any, context: Any) -> Plan:
             1 if stage.mixture else group,
             beside=(_other_than_policy(state), reference, scorers),
         ),
-        *scores(context, scorers, drawn, beside=(state, reference, base)),
+        *planned_sampling.scores(
+            context, scorers, drawn, beside=(state, reference, base)
+        ),
         *(one._replace(beside=scorers) for one in update.programs),
+        *planned_sampling.evaluation(
+            context,
+            stage.network,
+            stage,
+            {**base, **state.params["policy"]},
+            reference,
+            scorers,
+            drawn,
+            others=_other_than_policy(state),
+        ),
     ]
     return update._replace(programs=programs)
 
@@ -135,75 +158,20 @@ def drawing(
     """
     task = context.task
     variables = planned.variables(context, context.model.language())
-    scorers = scoring(context, reward_model)
+    scorers = planned_sampling.scoring(context, reward_model)
     drawn = collecting.scored_like(
         prompts, samples, task.prompt_length, task.response_length, False
     ).rollout
     programs = [
-        sampling(context, sampler, variables, prompts, samples, beside=scorers),
-        *scores(context, scorers, planned.rows(context, drawn), beside=variables),
+        planned_sampling.sampling(
+            context, sampler, variables, prompts, samples, beside=scorers
+        ),
+        *planned_sampling.scores(
+            context, scorers, planned.rows(context, drawn), beside=variables
+        ),
     ]
     length = task.prompt_length + task.response_length
     return Plan(programs, prompts * samples * length)
-
-
-def sampling(
-    context: Any, sampler: Any, variables: Any, prompts: int, samples: int, beside: Any
-) -> Planned:
-    """A sampler's program: prefill and decode."""
-    task, config = context.task, context.model.config
-    key = context.placement.abstract(jax.eval_shape(lambda: jax.random.key(0)))
-    batch = planned.rows(context, planned.prompts(prompts, task.prompt_length))
-    once = planned.forward_flops(config, prompts, task.prompt_length)
-    head = 2.0 * prompts * samples * config.width * config.vocab_size
-    decoding = planned.decode_flops(
-        config, prompts * samples, task.prompt_length, task.response_length
-    )
-    return Planned(
-        "rollout",
-        jax.jit(sampler),
-        (variables, batch, key),
-        beside=beside,
-        phases=planned.SAMPLING,
-        model_flops=once + head + decoding,
-    )
-
-
-def scoring(context: Any, source: str) -> list[Any]:
-    """Frozen states of the reward models that a config names, in place."""
-    several = aggregates.parse(source)
-    members = several.members if several else (source,)
-    asked = [name for name in members if name in context.rewards]
-    if context.user_scorer is not None:
-        return []
-    variables = planned.held(context, context.model.scalar())
-    number = _number(context)
-    return [{"variables": variables, "gain": number, "bias": number} for _ in asked]
-
-
-def _number(context: Any) -> Any:
-    """One number, in place."""
-    return context.placement.abstract(planned.array(jnp.float32))
-
-
-def scores(context: Any, scorers: list[Any], drawn: Any, beside: Any) -> list[Planned]:
-    """The program of a reward model, once for each."""
-    network: Network = context.model.scalar()
-    program = context.compiled(
-        "reward_model_scorer", (), lambda: rollout.reward_model_program(network)
-    )
-    count, length = drawn.tokens.shape[0], context.task.prompt_length
-    flops = planned.forward_flops(network.config, count, length + drawn.tokens.shape[1])
-    return [
-        Planned(
-            "score" if len(scorers) == 1 else f"score {index + 1}",
-            program,
-            (frozen, drawn),
-            beside=(beside, [x for x in scorers if x is not frozen]),
-            model_flops=flops,
-        )
-        for index, frozen in enumerate(scorers)
-    ]
 
 
 def like(stage: Any) -> algorithms.Scored:

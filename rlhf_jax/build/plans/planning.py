@@ -134,6 +134,7 @@ def _program(
     }
     return {
         "name": name,
+        "each_step": one.each_step,
         "argument_bytes": memory.arguments,
         "output_bytes": memory.outputs,
         "temp_bytes": memory.temporaries,
@@ -168,8 +169,9 @@ def _work(cost: planning.Cost, topology: Topology) -> dict[str, Any]:
 def _stage(
     stage: Stage, made: Plan, rows: list[dict[str, Any]], topology: Topology
 ) -> dict[str, Any]:
-    """What a step of a stage needs: the fullest of its programs, the sum of times."""
+    """What a stage needs: the fullest of its programs, the sum of times of a step."""
     resident = max(row["resident_bytes"] for row in rows)
+    rows = [row for row in rows if row["each_step"]]
     seconds = sum(row["seconds"] for row in rows)
     slowest = max(rows, key=lambda row: row["seconds"])
     known = seconds > 0 and not any(row["refused"] for row in rows)

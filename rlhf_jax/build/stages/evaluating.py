@@ -71,28 +71,35 @@ def measuring(
     samples: int,
     chunk_size: int,
 ) -> Any:
-    """`rollout.evaluator` with the task's lengths and tokens, compiled once for all
-    runs of a study."""
-    task = context.task
-    settings: dict[str, Any] = dict(
-        max_length=task.response_length,
-        stop_tokens=task.stop_tokens,
-        pad_token=task.tokenizer.pad_token,
-        samples_per_prompt=samples,
-    )
-    compiled = context.compiled(
-        "evaluation",
-        (settings, repr(network.config)),
-        lambda: rollout.measuring.programs(network, **settings),
-    )
+    """`rollout.evaluator` with the task's lengths and tokens."""
     return rollout.evaluator(
         network,
         scorers,
         temperature=temperature,
         chunk_size=chunk_size,
-        decode=task.tokenizer.decode,
-        compiled=compiled,
-        **settings,
+        decode=context.task.tokenizer.decode,
+        compiled=programs(context, network, samples),
+        **_settings(context, samples),
+    )
+
+
+def programs(context: Context, network: Network, samples: int) -> Any:
+    """The programs of `measuring`, compiled once for all runs of a study."""
+    settings = _settings(context, samples)
+    return context.compiled(
+        "evaluation",
+        (settings, repr(network.config)),
+        lambda: rollout.measuring.programs(network, **settings),
+    )
+
+
+def _settings(context: Context, samples: int) -> dict[str, Any]:
+    task = context.task
+    return dict(
+        max_length=task.response_length,
+        stop_tokens=task.stop_tokens,
+        pad_token=task.tokenizer.pad_token,
+        samples_per_prompt=samples,
     )
 
 
