@@ -22,7 +22,7 @@ Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   1b on v5e:16x16: 1.81 of 15.75 GiB; sft 0.0577 s, rm 0.0558 s, ppo 0.704 s
   1b on v5p:4x4x4: 6.57 of 95.74 GiB; sft 0.0378 s, rm 0.034 s, ppo 1.38 s
   2.8b on v5e:16x16: 3.82 of 15.75 GiB; sft 0.168 s, rm 0.164 s, ppo 2.11 s
-  2.8b on v5p:4x4x4: 13.63 of 95.74 GiB; sft 0.108 s, rm 0.104 s, ppo 3.49 s
+  2.8b on v5p:4x4x4: 14.58 of 95.74 GiB; sft 0.108 s, rm 0.104 s, ppo 3.49 s
   6.9b on v5e:16x16: 6.54 of 15.75 GiB; sft 0.405 s, rm 0.401 s, ppo 4.61 s
   6.9b on v5p:4x4x4: 22.44 of 95.74 GiB; sft 0.163 s, rm 0.152 s, ppo 5.4 s
 

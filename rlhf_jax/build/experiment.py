@@ -71,6 +71,10 @@ def read(
       UserError: any key that is unknown, unread, of the wrong type or out of range.
     """
     plain = config.to_dict()
+    if "study" in plain:
+        raise UserError(
+            "config.study makes this a study of many runs: `rlhf-jax ablate` runs it"
+        )
     root = Section(plain)
     names = root.names("stages")
     _check_names(names, root)

@@ -113,6 +113,7 @@ def preference(stage: Any, context: Any) -> Plan:
             length,
             mismatched=stage.needs.mismatched,
             scored=stage.cache,
+            wins=bool(stage.needs.wins),
         ),
         tokens=each * length,
         model_flops=(3 + (reference is not None)) * once,
@@ -196,7 +197,13 @@ def rankings(rows: int, responses: int, length: int) -> RankingBatch:
 
 
 def comparisons(
-    rows: int, responses: int, length: int, *, mismatched: bool, scored: bool
+    rows: int,
+    responses: int,
+    length: int,
+    *,
+    mismatched: bool,
+    scored: bool,
+    wins: bool,
 ) -> ComparisonBatch:
     """Compared responses.
 
@@ -206,9 +213,10 @@ def comparisons(
       length: of prompt and response together.
       mismatched: with responses of other prompts.
       scored: with log-probs of the reference, computed beforehand.
+      wins: with chances of winning.
     """
-    shape = (rows, responses, length)
-    logprobs = array(jnp.float32, rows, responses) if scored else None
+    shape, numbers = (rows, responses, length), array(jnp.float32, rows, responses)
+    logprobs = numbers if scored else None
     return ComparisonBatch(
         inputs=inputs(*shape),
         response=array(bool, *shape),
@@ -219,6 +227,7 @@ def comparisons(
         mismatched_response=array(bool, *shape) if mismatched else None,
         ref_logprobs=logprobs,
         mismatched_ref_logprobs=logprobs if mismatched else None,
+        win_probability=numbers if wins else None,
     )
 
 
@@ -231,20 +240,20 @@ def array(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def forward_flops(
-    config: TransformerConfig, rows: int, length: int, *, columns: int = 0
-) -> float:
+def forward_flops(config: Any, rows: int, length: int, *, columns: int = 0) -> float:
     """Operations of a forward pass by formula: 2 N per token, and attention.
 
     N counts the matrices of the layers, and the language head for the columns that
-    have one; attention reads every column, masked or not.
+    have one; attention reads every column, masked or not. A table has no products.
 
     Args:
-      config: the architecture.
+      config: of the network: a `TransformerConfig`, or that of a table.
       rows: sequences.
       length: tokens of each.
       columns: of each that go through the language head.
     """
+    if not isinstance(config, TransformerConfig):
+        return 0.0
     heads = config.num_heads * config.head_width
     kept = config.kv_heads * config.head_width
     mlp = (2 + config.gated_mlp) * config.hidden_width
@@ -253,10 +262,10 @@ def forward_flops(
     return 2.0 * rows * (length * config.num_layers * layer + head)
 
 
-def decode_flops(
-    config: TransformerConfig, rows: int, prompt: int, response: int
-) -> float:
+def decode_flops(config: Any, rows: int, prompt: int, response: int) -> float:
     """Operations of sampling every token after the first, over a cache of full size."""
+    if not isinstance(config, TransformerConfig):
+        return 0.0
     columns = prompt + response - 1
     one = forward_flops(config, rows, 1, columns=1)
     heads = config.num_heads * config.head_width

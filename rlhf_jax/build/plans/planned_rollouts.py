@@ -102,7 +102,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     )
     kept = group if stage.ranking else 2
     batch = planned.comparisons(
-        stage.batch_size, kept, length, mismatched=False, scored=False
+        stage.batch_size, kept, length, mismatched=False, scored=False, wins=True
     )
     once = planned.forward_flops(
         stage.network.config, stage.batch_size * kept, length, columns=length - 1

@@ -24,7 +24,7 @@ def sampling(
     key = context.placement.abstract(jax.eval_shape(lambda: jax.random.key(0)))
     batch = planned.rows(context, planned.prompts(prompts, task.prompt_length))
     once = planned.forward_flops(config, prompts, task.prompt_length)
-    head = 2.0 * prompts * samples * config.width * config.vocab_size
+    head = planned.forward_flops(config, prompts * samples, 0, columns=1)
     decoding = planned.decode_flops(
         config, prompts * samples, task.prompt_length, task.response_length
     )
