@@ -23,8 +23,8 @@ Plan: (`scripts/plan_all.sh`: memory of the fullest device, roofline of a step)
   1b on v5p:4x4x4: 6.57 of 95.74 GiB; sft 0.0378 s, rm 0.034 s, ppo 1.38 s
   2.8b on v5e:16x16: 3.82 of 15.75 GiB; sft 0.168 s, rm 0.164 s, ppo 2.11 s
   2.8b on v5p:4x4x4: 14.58 of 95.74 GiB; sft 0.108 s, rm 0.104 s, ppo 3.49 s
-  6.9b on v5e:16x16: 6.54 of 15.75 GiB; sft 0.405 s, rm 0.401 s, ppo 4.61 s
-  6.9b on v5p:4x4x4: 22.44 of 95.74 GiB; sft 0.163 s, rm 0.152 s, ppo 5.4 s
+  6.9b on v5e:16x16: 6.74 of 15.75 GiB; sft 0.405 s, rm 0.401 s, ppo 4.61 s
+  6.9b on v5p:4x4x4: 24.81 of 95.74 GiB; sft 0.163 s, rm 0.152 s, ppo 5.4 s
 
 1 M episodes, batch 512, 4 epochs of 1 minibatch, one rate 3e-6 that PPO takes down to 0
 linearly, AdamW with eps 1e-5 and no gradient clipping, KL coefficient 0.05 in the

@@ -7,9 +7,10 @@ import pytest
 from rlhf_jax.algorithms import preference_scoring
 from rlhf_jax.build import experiment
 from rlhf_jax.build.configs import loading
-from rlhf_jax.build.plans import planning
+from rlhf_jax.build.plans import planned_sampling, planning
 from rlhf_jax.errors import UserError
 from rlhf_jax.losses import preference
+from rlhf_jax.planning import per_device
 from rlhf_jax.training.stopping import Stop
 
 EXPERIMENTS = sorted(
@@ -67,6 +68,29 @@ def test_the_update_of_every_method_takes_what_a_plan_gives_it(loss, tmp_path):
 def test_online_batches_hold_rankings_too(tmp_path):
     spec, loss = "experiments/online_dpo.py:tiny", "plackett_luce_dpo"
     assert "online/update" in traced(spec, tmp_path, "online", loss=loss)
+
+
+def test_reward_models_that_are_only_watched_take_memory(tmp_path):
+    """An ensemble of two for training, its members again for their disagreement, one
+    that is only measured and one that stands for gold."""
+    config = loading.load("experiments/quickstart.py:tiny")
+    stages = ("rm", "rm_b", "rm_c", "rm_d", "ppo")
+    config.stages = ("sft", "label", *stages)
+    with config.unlocked():
+        for name in stages[1:-1]:
+            config[name] = config.rm.copy_and_resolve_references()
+    config.rm.half, config.rm_b.half, config.rm_d.half = "first", "first", "second"
+    config.ppo.reward_model, config.ppo.shown_samples = "mean:rm,rm_b", 0
+    config.ppo.value.init, config.ppo.value.head = "policy", "zero"
+    config.eval_scorers, config.gold = ("rm_c",), "rm_d"
+    context, built = experiment.build(config, tmp_path, Stop())
+    programs = {one.name: one for one in built[-1].plan().programs}
+    (one,) = {per_device(x) for x in planned_sampling.scoring(context, "rm")}
+    assert per_device(programs["learn"].beside) == (2 + 1 + 1 + 2) * one
+    score = programs["score 1"]
+    assert per_device(score.beside) - per_device(programs["learn"].arguments[:2]) == (
+        (1 + 1 + 1 + 2) * one
+    )
 
 
 def test_a_study_is_not_planned_but_run(tmp_path):

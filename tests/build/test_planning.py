@@ -171,7 +171,7 @@ def test_an_update_leaves_room_for_steps_that_are_looked_into(tmp_path, asked, k
     loading.override(config, SMALL | asked)
     _, stages = experiment.build(config, tmp_path, Stop())
     learn = {one.name: one for one in stages[-1].plan().programs}["learn"]
-    scorers, found = learn.beside
+    scorers, _, found = learn.beside
     assert compiling.per_device(found) == compiling.per_device(kept(learn.arguments[0]))
     assert compiling.per_device(scorers) > 0
 

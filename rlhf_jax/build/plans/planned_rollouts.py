@@ -28,7 +28,7 @@ def ppo(stage: Any, context: Any) -> Plan:
     reference = planned.held(context, context.model.language())
     base = planned.base(context, stage.policy)
     scorers = planned_sampling.scoring(context, numbers.reward_model)
-    held = {"reference": reference, "scorers": scorers}
+    watched = planned_sampling.watched(context, numbers.reward_model)
     mix = None
     if stage.mix is not None:
         mix = planned.rows(
@@ -44,16 +44,16 @@ def ppo(stage: Any, context: Any) -> Plan:
             {**base, **state.params["policy"]},
             numbers.batch_size,
             numbers.samples_per_prompt,
-            beside=(_other_than_policy(state), held),
+            beside=(_other_than_policy(state), reference, scorers, watched),
         ),
         *planned_sampling.scores(
-            context, scorers, scored.rollout, beside=(state, reference, base)
+            context, scorers, scored.rollout, beside=(state, reference, base, watched)
         ),
         Planned(
             "learn",
             built.programs.learn,
             (state, frozen, mix, scored, planned_sampling.number(context)),
-            beside=(scorers, _now_and_then(numbers, built, state)),
+            beside=(scorers, watched, _now_and_then(numbers, built, state)),
             phases=planned.EXPERIENCE,
             model_flops=_learning_flops(stage, length),
         ),
@@ -65,7 +65,7 @@ def ppo(stage: Any, context: Any) -> Plan:
             reference,
             scorers,
             scored.rollout,
-            others=_other_than_policy(state),
+            others=(_other_than_policy(state), watched),
         ),
     ]
     return Plan(programs, numbers.rollouts * length)
@@ -94,6 +94,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     base = planned.base(context, stage.network)
     asked = "" if stage.judge else stage.reward_model
     scorers = planned_sampling.scoring(context, asked)
+    watched = planned_sampling.watched(context, asked)
     drawn = planned.rows(
         context,
         collecting.scored_like(
@@ -124,12 +125,12 @@ def online_preference(stage: Any, context: Any) -> Plan:
             {**base, **state.params["policy"]},
             stage.batch_size,
             1 if stage.mixture else group,
-            beside=(_other_than_policy(state), reference, scorers),
+            beside=(_other_than_policy(state), reference, scorers, watched),
         ),
         *planned_sampling.scores(
-            context, scorers, drawn, beside=(state, reference, base)
+            context, scorers, drawn, beside=(state, reference, base, watched)
         ),
-        *(one._replace(beside=scorers) for one in update.programs),
+        *(one._replace(beside=(scorers, watched)) for one in update.programs),
         *planned_sampling.evaluation(
             context,
             stage.network,
@@ -138,7 +139,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
             reference,
             scorers,
             drawn,
-            others=_other_than_policy(state),
+            others=(_other_than_policy(state), watched),
         ),
     ]
     return update._replace(programs=programs)

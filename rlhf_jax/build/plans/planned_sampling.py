@@ -40,11 +40,28 @@ def sampling(
 
 def scoring(context: Any, source: str) -> list[Any]:
     """Frozen states of the reward models that a config names, in place."""
+    return [] if context.user_scorer is not None else _members(context, source)
+
+
+def watched(context: Any, source: str) -> list[Any]:
+    """Those that evaluations alone read: what stands for gold, `eval_scorers`, and the
+    members of an ensemble again, for their disagreement.
+
+    Args:
+      context: of the run.
+      source: what is trained on, as the config names it.
+    """
+    gold = [] if context.gold_source == "task" else [context.gold_source]
+    several = context.user_scorer is None and aggregates.parse(source)
+    again = [source] if several and len(several.members) > 1 else []
+    names = (*gold, *context.eval_scorers, *again)
+    return [one for name in names for one in _members(context, name)]
+
+
+def _members(context: Any, source: str) -> list[Any]:
     several = aggregates.parse(source)
     members = several.members if several else (source,)
     asked = [name for name in members if name in context.rewards]
-    if context.user_scorer is not None:
-        return []
     variables = planned.held(context, context.model.scalar())
     one = number(context)
     return [{"variables": variables, "gain": one, "bias": one} for _ in asked]
