@@ -95,7 +95,7 @@ def test_what_is_planned_is_what_runs(tmp_path):
         state, frozen, *_ = learn.arguments
         trained = state.params["policy"]["params"]["embedding"]["tokens"].dtype
         asked = frozen.reference["params"]["embedding"]["tokens"].dtype
-        (scorer,), _ = learn.beside
+        (scorer,), *_ = learn.beside
         judge = scorer["variables"]["params"]["embedding"]["tokens"].dtype
         dtypes[name] = [str(x) for x in (trained, asked, judge)]
     assert dtypes["None"] == ["float32"] * 3
