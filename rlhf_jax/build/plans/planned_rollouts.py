@@ -29,6 +29,7 @@ def ppo(stage: Any, context: Any) -> Plan:
     base = planned.base(context, stage.policy)
     scorers = planned_sampling.scoring(context, numbers.reward_model)
     watched = planned_sampling.watched(context, numbers.reward_model)
+    policy, others = {**base, **state.params["policy"]}, _other_than_policy(state)
     mix = None
     if stage.mix is not None:
         mix = planned.rows(
@@ -41,10 +42,10 @@ def ppo(stage: Any, context: Any) -> Plan:
         planned_sampling.sampling(
             context,
             stage.sampler(numbers.temperature, numbers.samples_per_prompt),
-            {**base, **state.params["policy"]},
+            policy,
             numbers.batch_size,
             numbers.samples_per_prompt,
-            beside=(_other_than_policy(state), reference, scorers, watched),
+            beside=(others, reference, scorers, watched),
         ),
         *planned_sampling.scores(
             context, scorers, scored.rollout, beside=(state, reference, base, watched)
@@ -61,11 +62,11 @@ def ppo(stage: Any, context: Any) -> Plan:
             context,
             stage.policy,
             numbers,
-            {**base, **state.params["policy"]},
+            policy,
             reference,
             scorers,
             scored.rollout,
-            others=(_other_than_policy(state), watched),
+            others=(others, watched),
         ),
     ]
     return Plan(programs, numbers.rollouts * length)
@@ -95,6 +96,7 @@ def online_preference(stage: Any, context: Any) -> Plan:
     asked = "" if stage.judge else stage.reward_model
     scorers = planned_sampling.scoring(context, asked)
     watched = planned_sampling.watched(context, asked)
+    policy, others = {**base, **state.params["policy"]}, _other_than_policy(state)
     drawn = planned.rows(
         context,
         collecting.scored_like(
@@ -122,10 +124,10 @@ def online_preference(stage: Any, context: Any) -> Plan:
         planned_sampling.sampling(
             context,
             sampler,
-            {**base, **state.params["policy"]},
+            policy,
             stage.batch_size,
             1 if stage.mixture else group,
-            beside=(_other_than_policy(state), reference, scorers, watched),
+            beside=(others, reference, scorers, watched),
         ),
         *planned_sampling.scores(
             context, scorers, drawn, beside=(state, reference, base, watched)
@@ -135,11 +137,11 @@ def online_preference(stage: Any, context: Any) -> Plan:
             context,
             stage.network,
             stage,
-            {**base, **state.params["policy"]},
+            policy,
             reference,
             scorers,
             drawn,
-            others=(_other_than_policy(state), watched),
+            others=(others, watched),
         ),
     ]
     return update._replace(programs=programs)
